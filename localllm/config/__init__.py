@@ -1,0 +1,1 @@
+"""The format of ``localllm.toml``: what keys exist, what they mean, and how a file becomes checked dataclasses."""

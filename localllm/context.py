@@ -1,0 +1,53 @@
+"""What one plugin gets from the core: its own settings and the registries, and nothing else."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from localllm.contract.backend import ModelClient
+from localllm.contract.model import Mode, ModelSpec
+
+
+class ModelAccess(Protocol):
+    """The loaded and loadable models, as endpoint plugins see them."""
+
+    def resolve(self, name: str | None, mode: Mode) -> ModelSpec:
+        """Return the model that ``name`` (id, alias, file name, None for the default) stands for.
+
+        Raises ``ModelNotFoundError`` (param "model", with the known ids) or ``ModelUnsupportedError``.
+        """
+        ...
+
+    def acquire(self, name: str | None, mode: Mode) -> AbstractAsyncContextManager[ModelClient]:
+        """Load the model if need be and keep it loaded inside the ``async with``.
+
+        Raises ``ModelNotFoundError``, ``ModelUnsupportedError``, ``ModelLoadError``, ``ModelFileError``,
+        ``OverloadedError``, ``UnavailableError``.
+        """
+        ...
+
+    def list_specs(self) -> list[ModelSpec]:
+        """Return all models, the default one first."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PluginContext:
+    """One plugin's view of the server. ``config`` is an instance of the section type that the plugin declared.
+
+    ``data_dir`` is the plugin's own folder inside the state directory (created on first use by the plugin).
+    ``clock`` is monotonic, in seconds. ``models`` raises RuntimeError until the configuration is frozen and models
+    are registered, that is during registration hooks; it is for handlers and life cycles.
+    """
+
+    name: str
+    config: Any
+    logger: logging.Logger
+    data_dir: Path
+    clock: Callable[[], float]
+    models: ModelAccess

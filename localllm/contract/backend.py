@@ -1,0 +1,101 @@
+"""What an engine plugin supplies: a name, and either a factory for the worker process or a client of its own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from localllm.contract.decoder import Decoder, PromptRenderer, Tokenizer
+from localllm.contract.generation import GenerateEvent, GenerateRequest
+from localllm.contract.model import Mode, ModelInfo, ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRequest:
+    """What a factory in the worker gets: the model's file, its settings (plain JSON) and how to load it.
+
+    ``safe_mode`` is set after the self-test killed an earlier worker: leave out whatever the build may have
+    miscompiled (for llama.cpp: AMX and repacked buffers).
+    """
+
+    model_id: str
+    path: str | None
+    mode: Mode
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    safe_mode: bool = False
+
+
+class LoadedModel(Protocol):
+    """What a factory returns for :attr:`Mode.GENERATE`."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """Facts for the host; fixed."""
+        ...
+
+    @property
+    def decoder(self) -> Decoder:
+        """Used by the step thread only."""
+        ...
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Used by several threads."""
+        ...
+
+    @property
+    def renderer(self) -> PromptRenderer | None:
+        """Used by the intake thread; None when the model has no chat template."""
+        ...
+
+    def close(self) -> None:
+        """Free everything; called once, after the last step."""
+        ...
+
+
+WorkerFactory = Callable[[LoadRequest], LoadedModel]
+"""Named as ``"package.module:function"``; imported in the worker only. Raises ``ModelLoadError``/``ModelFileError``."""
+
+
+class ModelClient(Protocol):
+    """A loaded model as the server sees it: a worker's host client, or a backend that runs elsewhere."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """Facts that loading brought to light."""
+        ...
+
+    def generate(self, request: GenerateRequest) -> AsyncIterator[GenerateEvent]:
+        """Yield the events of one generation; closing the iterator early cancels it. Raises ``LocalLLMError``."""
+        ...
+
+    async def close(self) -> None:
+        """Let the model go. Open generations end with ``UnavailableError``. May be called twice."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class BackendSpec:
+    """An engine. Exactly one of ``factory`` (kind "worker") and ``connect`` (kind "client") is given.
+
+    ``settings`` is the dataclass of the engine's keys, which stand in ``[plugin.<name>]`` for all models and in
+    ``[models.define.<id>]`` for one; None when it has none.
+    """
+
+    name: str
+    modes: frozenset[Mode]
+    kind: Literal["worker", "client"] = "worker"
+    factory: str | None = None
+    connect: Callable[[ModelSpec, Mode], Any] | None = None  # returns an awaitable ModelClient
+    settings: type | None = None
+    build_id: Callable[[], str] | None = None  # names the native build without importing it; safe_mode is remembered by it
+    rebuild_command: str | None = None  # what to run when the native build proves to be miscompiled
+
+    def __post_init__(self) -> None:
+        wanted, other = (self.factory, self.connect) if self.kind == "worker" else (self.connect, self.factory)
+        if wanted is None or other is not None:
+            message = f"backend {self.name!r} is of kind {self.kind!r}: give it a " + (
+                "factory ('package.module:function') and no connect" if self.kind == "worker" else "connect and no factory"
+            )
+            raise ValueError(message)

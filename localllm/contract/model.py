@@ -1,0 +1,59 @@
+"""What a model is before it is loaded, and what its worker says of it afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class ModelKind(StrEnum):
+    """What a model is made for, as its header or its folder says."""
+
+    CHAT = "chat"
+    EMBEDDING = "embedding"
+    RERANKER = "reranker"
+
+
+class Mode(StrEnum):
+    """How a model is loaded: to generate text, or to pool texts into vectors and scores."""
+
+    GENERATE = "generate"
+    POOL = "pool"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """One model that can be loaded by name.
+
+    ``settings`` are the backend's own keys for this model (already checked against its section).
+    ``path`` is absolute. ``meta`` is shown in ``GET /v1/models`` as it is.
+    """
+
+    id: str
+    backend: str
+    kind: ModelKind = ModelKind.CHAT
+    path: str | None = None
+    aliases: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    created: int = 0  # seconds since 1970
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What the worker learned by loading the model; sent once with ``Ready``.
+
+    ``context_length`` is what one request may use, prompt and answer together, in tokens.
+    ``notes`` are sentences for the log (for instance that the context was shrunk to fit the memory).
+    """
+
+    context_length: int
+    n_vocab: int
+    description: str = ""
+    n_params: int = 0
+    size_bytes: int = 0
+    has_chat_template: bool = False
+    notes: tuple[str, ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
