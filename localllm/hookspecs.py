@@ -1,4 +1,4 @@
-"""All hooks of localllm. They are synchronous, run at start-up and register objects; what is async is a method on those.
+"""All hooks of localllm: synchronous, run at start-up to register objects; what is async is a method on those.
 
 A hook is added only together with a plugin that uses it, and each has a test named after it.
 """
@@ -25,32 +25,38 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 class RegisterRoute(Protocol):
-    """Add one route. ``name`` is unique. ``max_body_bytes`` replaces ``server.max_body_bytes`` for it.
+    """How a plugin adds routes."""
 
-    ``public`` routes need no API key.
-    """
+    def __call__(self, route: BaseRoute, *, name: str, max_body_bytes: int | None = None, public: bool = False) -> None:
+        """Add one route. ``name`` is unique. ``max_body_bytes`` replaces ``server.max_body_bytes`` for it.
 
-    def __call__(
-        self, route: BaseRoute, *, name: str, max_body_bytes: int | None = None, public: bool = False
-    ) -> None: ...
+        ``public`` routes need no API key.
+        """
+        ...
 
 
 class RegisterBackend(Protocol):
-    """Add one engine; its name is unique."""
+    """How a plugin adds engines."""
 
-    def __call__(self, backend: BackendSpec) -> None: ...
+    def __call__(self, backend: BackendSpec) -> None:
+        """Add one engine; its name is unique."""
+        ...
 
 
 class RegisterModel(Protocol):
-    """Add one model; its id is unique."""
+    """How a plugin adds models."""
 
-    def __call__(self, model: ModelSpec) -> None: ...
+    def __call__(self, model: ModelSpec) -> None:
+        """Add one model; its id is unique."""
+        ...
 
 
 class RegisterMiddleware(Protocol):
-    """Add one ASGI middleware: "outer" before the API key is checked, "inner" right before the routes."""
+    """How a plugin adds middleware."""
 
-    def __call__(self, middleware: Middleware, *, position: str = "inner") -> None: ...
+    def __call__(self, middleware: Middleware, *, position: str = "inner") -> None:
+        """Add one ASGI middleware: "outer" before the API key is checked, "inner" right before the routes."""
+        ...
 
 
 # --- configuration: before anything is built ------------------------------------------------------------------------

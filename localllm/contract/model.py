@@ -42,6 +42,22 @@ class ModelSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelDefinition:
+    """What ``[models.define.<id>]`` says of one model, checked. What it leaves out comes from the file's header.
+
+    Without ``path`` it goes with the found file of the same id, or with a backend that needs no file. ``settings`` are
+    all keys of the backend, as plain JSON: those of this model over those of ``[plugin.<name>]``.
+    """
+
+    id: str
+    backend: str
+    path: str | None = None
+    kind: ModelKind | None = None
+    aliases: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """What the worker learned by loading the model; sent once with ``Ready``.
 

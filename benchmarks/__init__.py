@@ -1,0 +1,1 @@
+"""Measurements of the server against the physical limit, paired in one run. Run with ``make bench``."""

@@ -1,0 +1,107 @@
+"""The two sides of a comparison as child processes: the bare loop, and ``localllm serve``."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import client
+from benchmarks.models import WORK
+
+
+class LimitProcess:
+    """The bare decode loop (``benchmarks.limit``), one command at a time."""
+
+    def __init__(self, model: Path, n_vocab: int, threads: int) -> None:
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.limit", str(model), str(n_vocab), str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def measure(self, name: str, **arguments: Any) -> dict[str, float]:  # noqa: ANN401
+        """Run one measurement of ``limit.Limit`` and return its seconds."""
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        self._child.stdin.write(json.dumps({"name": name, **arguments}) + "\n")
+        self._child.stdin.flush()
+        line = self._child.stdout.readline()
+        if not line:
+            message = f"the bare loop ended with {self._child.wait()}"
+            raise RuntimeError(message)
+        result: dict[str, float] = json.loads(line)
+        return result
+
+    def best(self, name: str, **arguments: Any) -> float:  # noqa: ANN401
+        """Return the smaller of the two layouts' seconds: the limit is the better one."""
+        return min(next(iter(self.measure(name, unified=unified, **arguments).values())) for unified in (False, True))
+
+    def close(self) -> None:
+        """End the child."""
+        assert self._child.stdin is not None
+        self._child.stdin.close()
+        self._child.wait()
+        if self._child.stdout is not None:
+            self._child.stdout.close()
+
+
+@dataclass(slots=True)
+class Server:
+    """A running ``localllm serve`` with a configuration of its own."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    seconds_to_health: float
+
+    def resident_bytes(self) -> int:
+        """Resident memory of the server process alone, without its workers."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS"))
+
+    def close(self) -> None:
+        """Stop the server and wait for it."""
+        self.process.terminate()
+        self.process.wait(60)
+
+
+def start_server(model: Path, threads: int, **settings: object) -> Server:
+    """Start ``localllm serve`` on a free port and wait until ``/health`` answers."""
+    port = _free_port()
+    lines = [f'[server]\nport = {port}\n[models]\ndirectory = "{WORK / "models"}"\ndefault = "{model.stem}"']
+    lines.append(f"[plugin.llama_cpp]\nthreads = {threads}\nthreads_batch = {threads}")
+    lines += [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
+    config = WORK / f"bench-{port}.toml"
+    config.write_text("\n".join(lines) + "\n")
+    started = time.perf_counter()
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("LOCALLLM_")}
+    command = [sys.executable, "-m", "localllm", "serve", "--config", str(config)]
+    with (WORK / "server.log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, stderr=log, stdout=log)
+    while True:
+        try:
+            if asyncio.run(client.get(port, "/health")) == 200:
+                break
+        except OSError:
+            if process.poll() is not None:
+                message = f"localllm serve ended with {process.returncode}: {(WORK / 'server.log').read_text()[-2000:]}"
+                raise RuntimeError(message) from None
+            time.sleep(0.005)
+    seconds = time.perf_counter() - started
+    config.unlink()
+    return Server(process, port, seconds)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,152 @@
+"""Checks ``[models.define.<id>]`` once the engines are known, and lays a model's own keys over its engine's."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from localllm.config.convert import read_section, section_fields, to_plain
+from localllm.config.errors import ConfigError, suggestion
+from localllm.config.schema import Config, setting
+from localllm.contract.backend import BackendSpec
+from localllm.contract.model import ModelDefinition, ModelKind
+
+MAX_ID_CHARACTERS = 200
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DefinitionSection:
+    """``[models.define.<id>]``: one model by name. All other keys are its backend's own."""
+
+    path: Path | None = setting(None, "The GGUF file. Absent: the found file of this name, or a backend without files.")
+    backend: str | None = setting(None, "The engine. Absent: models.backend.")
+    kind: ModelKind | None = setting(None, "What the model is for. Absent: what its folder or its header says.")
+    aliases: list[str] = setting([], "Other names of the model.")
+
+
+def shared_settings(backend: BackendSpec, section: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Return the engine's keys for models that set none of their own, as plain JSON.
+
+    ``section`` is ``[plugin.<name>]`` of the plugin that brought the engine; another type than ``backend.settings``
+    means that the plugin's own settings are something else, and the engine's defaults count.
+    """
+    settings = _settings_object(backend, section)
+    return to_plain(settings, keep_none=True) if settings is not None else {}
+
+
+def check_definitions(
+    config: Config, backends: Mapping[str, BackendSpec], sections: Mapping[str, Any]
+) -> dict[str, ModelDefinition]:
+    """Return the checked definitions by id. ``sections`` holds each backend's plugin section.
+
+    Raises :class:`ConfigError` with all faults: unknown keys and backends, values of a wrong type, names used twice.
+    """
+    problems: list[str] = []
+    definitions: dict[str, ModelDefinition] = {}
+    for model_id, table in config.models.define.items():
+        found = _definition(config, model_id, table, backends, sections, problems)
+        if found is not None:
+            definitions[model_id] = found
+    _refuse_double_names(config, definitions, problems)
+    if problems:
+        raise ConfigError(problems)
+    return definitions
+
+
+def _definition(
+    config: Config,
+    model_id: str,
+    table: Mapping[str, Any],
+    backends: Mapping[str, BackendSpec],
+    sections: Mapping[str, Any],
+    problems: list[str],
+) -> ModelDefinition | None:
+    label = f"{config.source.name}: " if config.source else ""
+    base = config.source.parent if config.source else Path.cwd()
+    path = f"models.define.{model_id}"
+
+    def report(where: str, sentence: str) -> None:
+        problems.append(f"{label}{where}: {sentence}")
+
+    if fault := _fault_of_name(model_id):
+        report(path, fault)
+        return None
+    common = {key: value for key, value in table.items() if key in DefinitionSection.__dataclass_fields__}
+    own = {key: value for key, value in table.items() if key not in common}
+    section = read_section(DefinitionSection, common, path, base=base, report=report)
+    if section is None:
+        return None
+    name = section.backend or config.models.backend
+    backend = backends.get(name)
+    if backend is None:
+        report(f"{path}.backend", f"no enabled plugin brings a backend named {name!r}" + suggestion(name, backends))
+        return None
+    settings = _own_settings(backend, sections.get(name), own, path, base, report)
+    if settings is None:
+        return None
+    for alias in section.aliases:
+        if fault := _fault_of_name(alias):
+            report(f"{path}.aliases", f"{alias!r}: {fault}")
+    return ModelDefinition(
+        id=model_id,
+        backend=name,
+        path=str(section.path) if section.path else None,
+        kind=section.kind,
+        aliases=tuple(section.aliases),
+        settings=settings,
+    )
+
+
+def _own_settings(
+    backend: BackendSpec,
+    section: Any,  # noqa: ANN401
+    own: Mapping[str, Any],
+    path: str,
+    base: Path,
+    report: Any,  # noqa: ANN401
+) -> dict[str, Any] | None:
+    """Lay a model's own keys over the engine's; None after a fault was reported."""
+    shared = _settings_object(backend, section)
+    if shared is None or backend.settings is None:
+        for key in own:
+            known = [f"{path}.{name}" for name in DefinitionSection.__dataclass_fields__]
+            report(f"{path}.{key}", "unknown key" + suggestion(f"{path}.{key}", known))
+        return None if own else {}
+    known = [*section_fields(backend.settings), *DefinitionSection.__dataclass_fields__]
+    unknown = [key for key in own if key not in known]
+    for key in unknown:
+        report(f"{path}.{key}", "unknown key" + suggestion(key, known))
+    read = read_section(backend.settings, own, path, base=base, report=report) if not unknown else None
+    if read is None:
+        return None
+    try:
+        merged = dataclasses.replace(shared, **{key: getattr(read, key) for key in own})
+    except ValueError as error:
+        report(path, str(error))
+        return None
+    plain: dict[str, Any] = to_plain(merged, keep_none=True)
+    return plain
+
+
+def _settings_object(backend: BackendSpec, section: Any) -> Any:  # noqa: ANN401
+    if backend.settings is None:
+        return None
+    return section if isinstance(section, backend.settings) else backend.settings()
+
+
+def _fault_of_name(name: str) -> str | None:
+    if not name or len(name) > MAX_ID_CHARACTERS or not name.isprintable() or name != name.strip():
+        return f"a model's name has 1 to {MAX_ID_CHARACTERS} printable characters and no spaces around it"
+    return None
+
+
+def _refuse_double_names(config: Config, definitions: Mapping[str, ModelDefinition], problems: list[str]) -> None:
+    label = f"{config.source.name}: " if config.source else ""
+    owners = {model_id: model_id for model_id in definitions}
+    for model_id, definition in definitions.items():
+        for alias in definition.aliases:
+            owner = owners.setdefault(alias, model_id)
+            if owner != model_id or alias == model_id:
+                problems.append(f"{label}models.define.{model_id}.aliases: {alias!r} already names {owner!r}")

@@ -1,0 +1,120 @@
+"""Where a prompt begins: which resident prefix it goes on from, or whether one is on its way and worth waiting for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from localllm.contract.decoder import Capabilities
+from localllm.engine.budget import Memory
+from localllm.engine.residents import Residents
+from localllm.engine.sequence import Choice, Resident
+
+MIN_WAIT_GAIN_TOKENS = 16
+"""Waiting for another prompt's prefill must save so many tokens: it costs a step, and fewer are evaluated as fast."""
+
+DEAD_TAIL_TOKENS = 8
+"""A cached sequence that differs this close to its prompt's end is the same conversation gone on (its template writes
+the last turn differently in history), so that its tail is not worth keeping."""
+
+
+class Start(Enum):
+    """How a choice gets its sequence."""
+
+    FRESH = "fresh"  # an empty sequence
+    CLAIM = "claim"  # an idle sequence, cut down to the match
+    COPY = "copy"  # an empty sequence, filled with the first tokens of another one
+    WAIT = "wait"  # not now: another sequence is just evaluating the same tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """How a choice starts: the first ``length`` tokens come from ``source``."""
+
+    start: Start
+    length: int = 0
+    source: Resident | None = None
+
+
+class Admission:
+    """Decides how a waiting choice starts, and seats it. Owns nothing but the rules."""
+
+    def __init__(self, capabilities: Capabilities, memory: Memory, residents: Residents) -> None:
+        self._can_truncate = capabilities.can_truncate
+        self._can_copy = capabilities.can_copy
+        self._copy_cost = capabilities.copy_cost_tokens
+        self._memory = memory
+        self._residents = residents
+
+    def can_fork(self, choice: Choice) -> bool:
+        """Whether a sibling's sequence can be copied once it holds the prompt, rather than evaluating that again."""
+        return self._can_copy and choice.is_fresh and len(choice.request.prompt) > self._copy_cost
+
+    def decide(self, choice: Choice) -> Decision:
+        """Return the start that saves most tokens, net of what it costs. Deterministic; changes nothing."""
+        best, best_saved = Decision(Start.FRESH), 0
+        coming: Decision | None = None
+        limit = len(choice.tokens) - 1  # one token must be evaluated for its logits
+        for match, resident in self._residents.matches(choice.request.scope, choice.tokens, limit):
+            if coming is None and self._can_copy and match > resident.evaluated:
+                coming = Decision(Start.WAIT, match, resident)
+            length = min(match, resident.evaluated)
+            for start, saved in (
+                (Start.CLAIM, self._saved_by_claim(resident, length)),
+                (Start.COPY, self._saved_by_copy(resident, length)),
+            ):
+                if saved > best_saved:
+                    best, best_saved = Decision(start, length, resident), saved
+        if coming is not None and coming.length - self._copy_cost - best_saved >= MIN_WAIT_GAIN_TOKENS:
+            return coming
+        return best
+
+    def _saved_by_claim(self, resident: Resident, length: int) -> int:
+        """Tokens saved by going on in ``resident`` itself, less those that it would lose."""
+        if not resident.idle or length == 0:
+            return 0
+        n_lost = resident.evaluated - length
+        if n_lost == 0:
+            return length
+        if not self._can_truncate:
+            return 0
+        is_next_victim = not self._memory.n_free_ids and self._residents.oldest_idle() is resident
+        if is_next_victim or resident.prompt_length - length <= DEAD_TAIL_TOKENS:
+            return length
+        return length - n_lost
+
+    def _saved_by_copy(self, resident: Resident, length: int) -> int:
+        """Tokens saved by copying from ``resident``, less what as much time as the copy takes would evaluate."""
+        if not self._can_copy or length == 0 or (length < resident.evaluated and not self._can_truncate):
+            return 0
+        if not self._memory.n_free_ids and self._residents.oldest_idle(spare=resident) is None:
+            return 0  # no sequence to copy into
+        return length - self._copy_cost
+
+    def fits(self, choice: Choice, decision: Decision, running: Sequence[Choice]) -> bool:
+        """Whether all that is running can finish its prefill, and draw a token, beside this choice's whole text."""
+        if not running:
+            return True  # a request alone always fits, up to the last cell
+        holds: list[tuple[int, int]] = []
+        n_more = len(choice.tokens) - decision.length + 1
+        for other in running:
+            assert other.resident is not None, "a running choice has a sequence"
+            holds.append((other.resident.seq, other.resident.evaluated))
+            n_more += len(other.tokens) - other.resident.evaluated + 1
+        if decision.source is not None:
+            holds.append((decision.source.seq, decision.length))
+        return self._memory.cells.fits(holds, n_more)
+
+    def seat(self, choice: Choice, decision: Decision) -> int:
+        """Carry out a decision other than WAIT. Returns what it costs, in tokens that could be evaluated meanwhile."""
+        source, length = decision.source, decision.length
+        if source is None:
+            self._residents.seat(choice, 0)
+        elif decision.start is Start.CLAIM:
+            self._residents.claim(source, choice, length)
+        else:
+            resident = self._residents.seat(choice, length, spare=source)
+            self._memory.copy(source.seq, resident.seq, length)
+            return self._copy_cost
+        return 0

@@ -1,0 +1,115 @@
+"""The sequences in the KV cache, running and idle: found by their tokens, evicted by age."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from localllm.engine.budget import Memory
+from localllm.engine.radix import RadixTree
+from localllm.engine.sequence import Choice, Resident, Scope
+
+
+class Residents:
+    """Owns which sequence id holds what for whom. A scope's prefixes are invisible to other scopes.
+
+    A running sequence is found by all tokens that it was admitted with, evaluated or not yet; what it draws is added
+    when it becomes idle.
+    """
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        self._by_seq: dict[int, Resident] = {}
+        self._idle: dict[int, Resident] = {}  # least recently used first
+        self._trees: dict[Scope, RadixTree] = {}
+
+    @property
+    def n_idle(self) -> int:
+        """Cached sequences that may be evicted."""
+        return len(self._idle)
+
+    def matches(self, scope: Scope, tokens: list[int], limit: int) -> Iterator[tuple[int, Resident]]:
+        """Yield (common length, resident) for those that share a first token, longest first."""
+        tree = self._trees.get(scope)
+        if tree is not None:
+            for length, seq in tree.match(tokens, limit):
+                yield length, self._by_seq[seq]
+
+    def oldest_idle(self, spare: Resident | None = None) -> Resident | None:
+        """Return the least recently used idle resident other than ``spare``."""
+        return next((resident for resident in self._idle.values() if resident is not spare), None)
+
+    def evict(self, spare: Resident | None = None) -> bool:
+        """Let the least recently used idle resident go; False if there is none."""
+        victim = self.oldest_idle(spare)
+        if victim is None:
+            return False
+        self.release(victim)
+        return True
+
+    def seat(self, choice: Choice, evaluated: int, spare: Resident | None = None) -> Resident:
+        """Give ``choice`` an empty sequence id, evicting for it if need be (but not ``spare``).
+
+        ``evaluated`` is what the sequence will hold when the operations of the next plan are done.
+        """
+        if not self._memory.n_free_ids:
+            self.evict(spare)
+        resident = Resident(self._memory.take_id(), choice.request.scope, [], 0, 0)
+        self._by_seq[resident.seq] = resident
+        self._occupy(resident, choice, evaluated)
+        return resident
+
+    def claim(self, resident: Resident, choice: Choice, length: int) -> None:
+        """Let ``choice`` go on from the first ``length`` tokens of an idle resident."""
+        del self._idle[resident.seq]
+        self._memory.truncate(resident.seq, length)
+        self._occupy(resident, choice, length)
+
+    def _occupy(self, resident: Resident, choice: Choice, evaluated: int) -> None:
+        if choice.tokens is choice.request.prompt:
+            choice.tokens = list(choice.tokens)  # from now on it grows by what this choice draws
+        resident.tokens = choice.tokens
+        resident.prompt_length = len(choice.request.prompt)
+        resident.evaluated = evaluated
+        resident.idle = False
+        choice.resident = resident
+        choice.caught_up = False
+        self._trees.setdefault(resident.scope, RadixTree()).put(resident.seq, choice.tokens, len(choice.tokens))
+
+    def park(self, resident: Resident) -> None:
+        """Keep a busy resident's evaluated tokens as the most recently used cached prefix."""
+        if resident.evaluated == 0:
+            self.release(resident)
+            return
+        resident.idle = True
+        self._idle[resident.seq] = resident
+        self._trees[resident.scope].put(resident.seq, resident.tokens, resident.evaluated)
+
+    def release(self, resident: Resident) -> None:
+        """Empty a resident's sequence and free its id."""
+        del self._by_seq[resident.seq]
+        self._idle.pop(resident.seq, None)
+        tree = self._trees[resident.scope]
+        tree.discard(resident.seq)
+        if not len(tree):
+            del self._trees[resident.scope]
+        self._memory.give_back(resident.seq)
+
+    def release_idle(self, scope: Scope) -> None:
+        """Forget all cached prefixes of a scope."""
+        for resident in [resident for resident in self._idle.values() if resident.scope == scope]:
+            self.release(resident)
+
+    def check(self, busy: Iterable[Resident]) -> None:
+        """Assert that ids, trees and lengths agree, and that what is not idle is ``busy``."""
+        assert {resident.seq for resident in busy} == self._by_seq.keys() - self._idle.keys()
+        self._memory.check(self._by_seq)
+        assert self._idle.keys() <= self._by_seq.keys()
+        assert sum(len(tree) for tree in self._trees.values()) == len(self._by_seq)
+        for tree in self._trees.values():
+            tree.check()
+        for seq, resident in self._by_seq.items():
+            assert resident.seq == seq
+            assert resident.idle == (seq in self._idle)
+            assert resident.evaluated == self._memory.cells.length(seq), "booked cells differ from evaluated tokens"
+            assert resident.evaluated <= len(resident.tokens)
+            assert not resident.idle or resident.evaluated > 0

@@ -1,0 +1,74 @@
+"""Requests, their choices, and the sequences that hold what was evaluated of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from localllm.contract.decoder import SequenceKey
+
+Scope = tuple[str, str]
+"""Who may reuse whose prefixes: ("owner", the owner), or ("request", its id) where a request shares with nobody."""
+
+
+@dataclass(slots=True, eq=False)
+class Resident:
+    """One sequence id in use. It holds the first ``evaluated`` of ``tokens`` (between ``commit`` and ``schedule``).
+
+    A busy one belongs to a running choice, whose token list this is; an idle one is a cached prefix.
+    """
+
+    seq: int
+    scope: Scope
+    tokens: list[int]
+    prompt_length: int
+    evaluated: int
+    idle: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Choice:
+    """One answer to a request. Waiting while ``resident`` is None, then running, until it is ``done``.
+
+    ``tokens`` is the prompt and the answer so far. It is the request's own list until the choice first runs.
+    ``serial`` orders by arrival: the highest is the youngest.
+    """
+
+    key: SequenceKey
+    request: Request
+    serial: int
+    tokens: list[int]
+    resident: Resident | None = None
+    caught_up: bool = False  # all tokens but the newly drawn ones are evaluated: it is decoding
+    done: bool = False
+
+    @property
+    def sequence(self) -> Resident:
+        """The resident of a running choice."""
+        assert self.resident is not None, f"{self.key} is not running"
+        return self.resident
+
+    @property
+    def is_fresh(self) -> bool:
+        """Nothing was drawn yet: the first token can come from a row that a sibling evaluates."""
+        return len(self.tokens) == len(self.request.prompt)
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """A prompt and its choices. ``cached_tokens`` is set when the first choice is admitted, and stays."""
+
+    request_id: str
+    prompt: list[int]
+    scope: Scope
+    choices: list[Choice] = field(default_factory=list)
+    cached_tokens: int | None = None
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether its sequences stay as cached prefixes after it."""
+        return self.scope[0] == "owner"
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all choices are complete."""
+        return all(choice.done for choice in self.choices)

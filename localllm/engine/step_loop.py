@@ -1,0 +1,198 @@
+"""One engine step from end to end: schedule, evaluate, turn tokens into text, and say what happened to each request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from localllm.contract.decoder import Decoder, SequenceKey, Tokenizer
+from localllm.contract.errors import ContextLengthExceededError, InvalidRequestError
+from localllm.contract.generation import ChoiceFinished, Finished, SamplingParams, Started, Timings, Usage
+from localllm.contract.wire import WorkerEvent
+from localllm.engine.answer import Answer, AnswerRules
+from localllm.engine.pacing import PrefillPacer
+from localllm.engine.scheduler import Scheduler, Step
+from localllm.engine.stopping import StopStrings
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRequest:
+    """A request whose prompt is tokens already. ``queued_at`` is in seconds of the step loop's clock.
+
+    ``owner`` names who shares cached prefixes with whom; with ``cache_prompt`` unset none are used and none are left.
+    """
+
+    request_id: str
+    prompt: tuple[int, ...]
+    sampling: SamplingParams
+    owner: str
+    cache_prompt: bool
+    queued_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one step brought: (request id, event) in order, and how many prompt tokens were evaluated."""
+
+    events: tuple[tuple[str, WorkerEvent], ...]
+    prefilled_tokens: int
+
+
+@dataclass(slots=True)
+class _Generation:
+    """A request in the loop: its answers, and the moments of its life in seconds of the clock."""
+
+    request: PreparedRequest
+    answers: list[Answer]
+    n_open: int
+    cached_tokens: int = 0
+    admitted_at: float | None = None
+    first_token_at: float | None = None
+
+    def finished(self, now: float) -> Finished:
+        admitted_at = now if self.admitted_at is None else self.admitted_at
+        first_token_at = now if self.first_token_at is None else self.first_token_at
+        return Finished(
+            Usage(len(self.request.prompt), sum(answer.n_tokens for answer in self.answers), self.cached_tokens),
+            Timings(
+                queue_ms=1000 * (admitted_at - self.request.queued_at),
+                prompt_ms=1000 * (first_token_at - admitted_at),
+                predicted_ms=1000 * (now - first_token_at),
+            ),
+        )
+
+
+class StepLoop:
+    """Runs a decoder for many requests at once. All methods are called from one thread, the worker's step thread.
+
+    ``clock`` gives seconds that never go backwards. An exception out of the decoder goes through: what the memory
+    then holds is unknown, so that the worker must end.
+
+    Events of a request, in this order: ``Started``; ``Chunk`` and, once per choice, ``ChoiceFinished``; ``Finished``.
+    ``Usage.completion_tokens`` counts drawn tokens, without those that mean "end" and those behind a stop string.
+    """
+
+    def __init__(self, decoder: Decoder, tokenizer: Tokenizer, clock: Callable[[], float]) -> None:
+        capabilities = decoder.capabilities
+        self._decoder = decoder
+        self._tokenizer = tokenizer
+        self._clock = clock
+        self._context_length = capabilities.context_length
+        self._scheduler = Scheduler(capabilities)
+        self._pacer = PrefillPacer(capabilities.n_batch, capabilities.step_seconds)
+        self._generations: dict[str, _Generation] = {}
+        self._outbox: list[tuple[str, WorkerEvent]] = []
+
+    @property
+    def has_work(self) -> bool:
+        """Whether ``step`` has something to do."""
+        return self._scheduler.has_work or bool(self._outbox)
+
+    def submit(self, request: PreparedRequest) -> None:
+        """Queue a request. Its events come out of the following steps, beginning with ``Started``.
+
+        Raises ``ContextLengthExceededError``, ``InvalidRequestError`` (empty prompt, no choice, id in use), or what
+        the decoder finds wrong with the sampling parameters; the request is not queued then.
+        """
+        sampling = request.sampling
+        n_prompt = len(request.prompt)
+        if not n_prompt:
+            raise InvalidRequestError("The prompt has no tokens; give at least one.")
+        if n_prompt >= self._context_length:
+            raise ContextLengthExceededError(n_prompt, self._context_length)
+        if sampling.n < 1:
+            raise InvalidRequestError(f"n is {sampling.n}; ask for at least one choice.", param="n")
+        if request.request_id in self._generations:
+            raise InvalidRequestError(f"Request id {request.request_id!r} is in use; ids must not repeat.")
+        max_tokens = self._context_length - n_prompt
+        if sampling.max_tokens is not None:
+            max_tokens = min(max_tokens, sampling.max_tokens)
+        rules = AnswerRules(
+            max_tokens, StopStrings.prepare(sampling.stop), sampling.include_stop, sampling.logprobs is not None
+        )
+        answers = [Answer(index, rules, self._tokenizer) for index in range(sampling.n)]
+        generation = _Generation(request, answers, sampling.n)
+        if max_tokens <= 0:
+            self._answer_nothing(generation)
+            return
+        self._decoder.open(request.request_id, sampling, request.prompt)
+        self._generations[request.request_id] = generation
+        self._scheduler.add(
+            request.request_id, request.prompt, sampling.n, owner=request.owner, keep=request.cache_prompt
+        )
+        self._outbox.append((request.request_id, Started(n_prompt)))
+
+    def cancel(self, request_id: str) -> None:
+        """Forget a request in whatever state it is; no event of it comes out after this. Unknown ids are ignored."""
+        self._outbox = [event for event in self._outbox if event[0] != request_id]
+        if request_id in self._generations:
+            self._scheduler.cancel(request_id)
+            self._close(request_id)
+
+    def step(self) -> StepResult:
+        """Evaluate one plan and return what it brought. Blocks as long as the decoder works; does nothing when idle."""
+        if not self._scheduler.has_work:
+            return StepResult(self.take_events(), 0)
+        began_at = self._clock()
+        step = self._scheduler.schedule(self._pacer.budget(decoding=self._scheduler.is_decoding))
+        for admitted in step.admitted:
+            generation = self._generations[admitted.request_id]
+            generation.admitted_at = began_at
+            generation.cached_tokens = admitted.cached_tokens or 0
+        self._decoder.submit(step.plan)
+        continuing = self._collect(step, began_at)
+        self._scheduler.commit(step, continuing)
+        return StepResult(self.take_events(), step.prefill_tokens)
+
+    def take_events(self) -> tuple[tuple[str, WorkerEvent], ...]:
+        """Return what happened since the last call or step: a worker may send ``Started`` before a step blocks."""
+        events, self._outbox = tuple(self._outbox), []
+        return events
+
+    def check(self) -> None:
+        """Assert the invariants, between steps; for tests, and for an idle engine."""
+        self._scheduler.check()
+        assert all(generation.n_open for generation in self._generations.values())
+
+    def _collect(self, step: Step, began_at: float) -> dict[SequenceKey, list[int]]:
+        """Wait for the step's tokens, put out their text, and return the tokens of the choices that go on."""
+        sampled = self._decoder.collect()
+        now = self._clock()
+        self._pacer.observe(step.prefill_tokens, now - began_at)
+        continuing: dict[SequenceKey, list[int]] = {}
+        for piece in step.plan.slices:
+            for key in piece.sample:
+                generation = self._generations[key.request_id]
+                if generation.first_token_at is None:
+                    generation.first_token_at = now
+                answer = generation.answers[key.choice]
+                tokens = answer.take(sampled[key])
+                chunk = answer.release()
+                if chunk is not None:
+                    self._outbox.append((key.request_id, chunk))
+                if answer.finished is None:
+                    continuing[key] = tokens
+                else:
+                    self._finish(generation, answer.finished, now)
+        return continuing
+
+    def _finish(self, generation: _Generation, finished: ChoiceFinished, now: float) -> None:
+        """Report a complete choice, and its request when it was the last one."""
+        request_id = generation.request.request_id
+        self._outbox.append((request_id, finished))
+        generation.n_open -= 1
+        if generation.n_open == 0:
+            self._outbox.append((request_id, generation.finished(now)))
+            self._close(request_id)
+
+    def _close(self, request_id: str) -> None:
+        del self._generations[request_id]
+        self._decoder.close(request_id)
+
+    def _answer_nothing(self, generation: _Generation) -> None:
+        """Answer a request for no tokens: nothing is evaluated, each choice ends by its length."""
+        request_id = generation.request.request_id
+        self._outbox.append((request_id, Started(len(generation.request.prompt))))
+        for index in range(len(generation.answers)):
+            self._outbox.append((request_id, ChoiceFinished(index, "length")))
+        self._outbox.append((request_id, generation.finished(self._clock())))

@@ -1,0 +1,213 @@
+"""The client of one worker: many generations over one pipe, each with its own bounded stream."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from localllm.contract.errors import (
+    InvalidRequestError,
+    LocalLLMError,
+    OverloadedError,
+    ProtocolError,
+    SlowReaderError,
+    UnavailableError,
+    WorkerCrashedError,
+)
+from localllm.contract.generation import Failed, Finished, GenerateEvent, GenerateRequest
+from localllm.contract.model import ModelInfo
+from localllm.contract.wire import Batch, Cancel, FromWorker, Submit, WorkerEvent
+from localllm.host.event_buffer import STREAM_BYTES, EventBuffer
+from localllm.host.process import WorkerExit, WorkerProcess
+from localllm.host.watchdog import Watchdog
+
+STOP_SECONDS = 5.0
+MAX_UNSENT_BYTES = 64 * 1024 * 1024
+"""Requests that the worker does not take from its pipe may pile up to this; then more are refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientLimits:
+    """``max_queue`` is in requests, running and waiting; ``stream_bytes`` is what one reader may be behind."""
+
+    max_queue: int = 256
+    hang_timeout_seconds: float = 300.0
+    stream_bytes: int = STREAM_BYTES
+
+
+class WorkerClient:
+    """A ``ModelClient`` for a worker that is ready. Used on one event loop.
+
+    ``prefilled_tokens_total`` counts the prompt tokens that the worker has evaluated.
+    """
+
+    def __init__(self, model_id: str, process: WorkerProcess, info: ModelInfo, limits: ClientLimits) -> None:
+        self.prefilled_tokens_total = 0
+        self._model_id = model_id
+        self._process = process
+        self._info = info
+        self._limits = limits
+        self._streams: dict[str, EventBuffer] = {}
+        self._n_requests = 0
+        self._closing = False
+        self._watchdog = Watchdog(limits.hang_timeout_seconds, self._on_hang)
+        process.on_message = self._on_message
+        process.exited.add_done_callback(self._on_exit)
+
+    @property
+    def info(self) -> ModelInfo:
+        """What the worker said with ``Ready``."""
+        return self._info
+
+    @property
+    def exited(self) -> asyncio.Future[WorkerExit]:
+        """Done once the worker is gone, for whatever reason."""
+        return self._process.exited
+
+    @property
+    def pid(self) -> int:
+        """The worker's process id."""
+        return self._process.pid
+
+    @property
+    def open_requests(self) -> int:
+        """Generations that the worker has not finished."""
+        return len(self._streams)
+
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[GenerateEvent]:
+        """Yield the events of one generation. Closing the iterator early, or cancelling its task, cancels it.
+
+        Raises ``OverloadedError``, ``UnavailableError``, ``SlowReaderError``, ``WorkerCrashedError``, and whatever the
+        worker finds wrong with the request.
+        """
+        request_id, stream = self._submit(request)
+        try:
+            while True:
+                event = await stream.next()
+                yield event
+                if type(event) is Finished:
+                    return
+        finally:
+            self._forget(request_id)
+
+    async def close(self) -> None:
+        """Let the worker go. Open generations end with ``UnavailableError``. May be called twice."""
+        self._closing = True
+        self._fail_all(UnavailableError(f"Model {self._model_id!r} is shutting down. Ask again in a moment."))
+        await self._process.stop(STOP_SECONDS)
+
+    # --- requests ---
+
+    def _submit(self, request: GenerateRequest) -> tuple[str, EventBuffer]:
+        self._check_open()
+        self._n_requests += 1
+        request_id = f"r{self._n_requests}"
+        try:
+            self._process.send(Submit(request_id, request))
+        except ProtocolError as error:
+            message = f"The request can't be passed on to the model: {error.message}"
+            raise InvalidRequestError(message) from error
+        stream = self._streams[request_id] = EventBuffer(self._limits.stream_bytes)
+        if len(self._streams) == 1:
+            self._watchdog.start()
+        return request_id, stream
+
+    def _check_open(self) -> None:
+        if self._closing:
+            message = f"Model {self._model_id!r} is shutting down. Ask again in a moment."
+            raise UnavailableError(message)
+        if self.exited.done():
+            raise self._crash_error(self.exited.result())
+        waiting, unsent = len(self._streams), self._process.unsent_bytes
+        if waiting >= self._limits.max_queue or unsent > MAX_UNSENT_BYTES:
+            message = (
+                f"Model {self._model_id!r} has {waiting} requests running and waiting, and takes no more than "
+                f"{self._limits.max_queue} (models.max_queue). Ask again in a moment."
+            )
+            raise OverloadedError(message)
+
+    def _forget(self, request_id: str) -> None:
+        """Cancel a generation unless it is over already. Idempotent."""
+        if self._streams.pop(request_id, None) is not None:
+            self._process.send(Cancel(request_id))
+            self._stop_watching_when_idle()
+
+    # --- what the worker says ---
+
+    def _on_message(self, message: FromWorker) -> None:
+        self._watchdog.reset()
+        if not isinstance(message, Batch):
+            text = f"A {type(message).__name__} message came from a worker that was ready already."
+            raise ProtocolError(text)
+        self.prefilled_tokens_total += message.prefilled_tokens
+        for request_id, event in message.events:
+            stream = self._streams.get(request_id)
+            if stream is None:
+                self._check_known(request_id)
+            else:
+                self._deliver(request_id, stream, event)
+
+    def _deliver(self, request_id: str, stream: EventBuffer, event: WorkerEvent) -> None:
+        if isinstance(event, Failed):
+            self._end(request_id)
+            stream.fail(LocalLLMError.from_wire(event.error))
+            return
+        if isinstance(event, Finished):
+            self._end(request_id)
+        if not stream.push(event):
+            self._forget(request_id)
+            message = (
+                f"The answer was read so slowly that more than {self._limits.stream_bytes} bytes of it piled up; "
+                "it was cancelled. Read the stream as it comes."
+            )
+            stream.fail(SlowReaderError(message), drop=True)
+
+    def _check_known(self, request_id: str) -> None:
+        """Let pass what was under way when its request was cancelled; an id never given out is a broken worker."""
+        number = request_id.removeprefix("r")
+        if not (number.isascii() and number.isdigit() and int(number) <= self._n_requests):
+            text = f"An event came for the unknown request {request_id[:64]!r}."
+            raise ProtocolError(text)
+
+    def _end(self, request_id: str) -> None:
+        del self._streams[request_id]
+        self._stop_watching_when_idle()
+
+    def _stop_watching_when_idle(self) -> None:
+        if not self._streams:
+            self._watchdog.stop()
+
+    # --- the end of the worker ---
+
+    def _on_hang(self) -> None:
+        seconds = self._limits.hang_timeout_seconds
+        self._process.kill("hang", f"it owed answers and was silent for {seconds:g} seconds")
+
+    def _on_exit(self, exited: asyncio.Future[WorkerExit]) -> None:
+        self._watchdog.stop()
+        self._fail_all(self._crash_error(exited.result()))
+
+    def _fail_all(self, error: LocalLLMError) -> None:
+        streams, self._streams = self._streams, {}
+        self._watchdog.stop()
+        for stream in streams.values():
+            stream.fail(LocalLLMError.from_wire(error.to_wire()))  # each its own: tracebacks grow on a raised exception
+
+    def _crash_error(self, exit_: WorkerExit) -> WorkerCrashedError:
+        return crash_error(self._model_id, exit_)
+
+
+def crash_error(model_id: str, exit_: WorkerExit) -> WorkerCrashedError:
+    """Return the error of a request whose worker ended, naming the signal and the last telling line of its stderr."""
+    detail: dict[str, object] = (
+        {"exit_code": exit_.returncode} if exit_.signal_name is None else {"signal": exit_.signal_name}
+    )
+    if exit_.killed_for is not None:
+        detail["cause"] = exit_.killed_for
+        message = f"The worker of model {model_id!r} was killed: {exit_.explanation}"
+    else:
+        message = f"The worker of model {model_id!r} ended by {exit_.cause}"
+        if exit_.last_line:
+            message += f": {exit_.last_line}"
+    return WorkerCrashedError(f"{message}. The next request loads the model again.", detail=detail)

@@ -1,0 +1,122 @@
+"""Loading one model: by a worker, with a second try in safe mode for a miscompiled build, or by a backend's client."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, cast
+
+from localllm.contract.backend import BackendSpec, LoadRequest, ModelClient
+from localllm.contract.errors import LocalLLMError, ModelLoadError
+from localllm.contract.events import Event, WorkerDied
+from localllm.contract.model import Mode, ModelSpec
+from localllm.contract.wire import Hello
+from localllm.host.client import WorkerClient
+from localllm.host.environment import worker_environment
+from localllm.host.launch import LaunchSettings, WorkerDiedLoadingError, launch_worker
+from localllm.host.process import WorkerCommand, WorkerExit
+from localllm.host.safe_mode import SafeModeMemory
+from localllm.transport.launch import WORKER_ARGV
+
+BUILD_FAULTS = frozenset({"SIGSEGV", "SIGILL", "SIGBUS"})
+"""Deaths that a miscompiled library dies of; a failed assertion (SIGABRT) is about the file."""
+
+_logger = logging.getLogger("localllm.host")
+
+
+class Loaded(NamedTuple):
+    """A model that can be asked, and whether it runs in safe mode."""
+
+    client: ModelClient
+    safe_mode: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LoaderSettings:
+    """How workers are started. ``extra_environment`` comes on top of the allow-list (tests add ``PYTHONPATH``)."""
+
+    launch: LaunchSettings
+    argv: tuple[str, ...] = WORKER_ARGV
+    extra_environment: Mapping[str, str] = field(default_factory=dict)
+
+
+class ModelLoader:
+    """Loads models of all backends; keeps nothing of what it loaded."""
+
+    def __init__(self, settings: LoaderSettings, safe_modes: SafeModeMemory, emit: Callable[[Event], None]) -> None:
+        self._settings = settings
+        self._safe_modes = safe_modes
+        self._emit = emit
+
+    async def load(self, spec: ModelSpec, mode: Mode, backend: BackendSpec) -> Loaded:
+        """Load ``spec``. Raises ``LocalLLMError``; then nothing is left running."""
+        if backend.kind == "client":
+            return Loaded(await self._connect(spec, mode, backend), safe_mode=False)
+        build_id = await asyncio.to_thread(backend.build_id) if backend.build_id else ""
+        safe = await asyncio.to_thread(self._safe_modes.holds, backend.name, build_id)
+        try:
+            return Loaded(await self._launch(spec, mode, backend, safe_mode=safe), safe)
+        except WorkerDiedLoadingError as death:
+            first = death.exit
+        self._emit(WorkerDied(spec.id, first.cause, first.last_line))
+        if safe or first.killed_for is not None or first.signal_name not in BUILD_FAULTS:
+            raise _load_error(spec.id, first)
+        return await self._load_safely(spec, mode, backend, first, build_id)
+
+    async def _load_safely(
+        self, spec: ModelSpec, mode: Mode, backend: BackendSpec, first: WorkerExit, build_id: str
+    ) -> Loaded:
+        _logger.warning("the worker of %s ended by %s before it was ready: trying safe mode", spec.id, first.cause)
+        try:
+            client = await self._launch(spec, mode, backend, safe_mode=True)
+        except WorkerDiedLoadingError as death:
+            self._emit(WorkerDied(spec.id, death.exit.cause, death.exit.last_line))
+            raise _load_error(spec.id, first) from None
+        await asyncio.to_thread(self._safe_modes.add, backend.name, build_id)
+        mend = f"; to mend it, run: {backend.rebuild_command}" if backend.rebuild_command else ""
+        _logger.warning(
+            "%s runs in safe mode, slower than it could, because the native build of %s is broken on this CPU%s",
+            spec.id,
+            backend.name,
+            mend,
+        )
+        return Loaded(client, safe_mode=True)
+
+    async def _launch(self, spec: ModelSpec, mode: Mode, backend: BackendSpec, *, safe_mode: bool) -> WorkerClient:
+        settings = self._settings
+        environment = worker_environment(os.environ, settings.extra_environment)
+        load = LoadRequest(spec.id, spec.path, mode, spec.settings, safe_mode)
+        hello = Hello(cast(str, backend.factory), load)
+        return await launch_worker(WorkerCommand(spec.id, environment, settings.argv), hello, settings.launch)
+
+    async def _connect(self, spec: ModelSpec, mode: Mode, backend: BackendSpec) -> ModelClient:
+        assert backend.connect is not None
+        seconds = self._settings.launch.load_timeout_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                return cast(ModelClient, await backend.connect(spec, mode))
+        except LocalLLMError:
+            raise
+        except TimeoutError as error:
+            message = f"Backend {backend.name!r} did not bring up model {spec.id!r} within {seconds:g} seconds."
+            raise ModelLoadError(message) from error
+        except Exception as error:
+            _logger.exception("backend %s failed to bring up %s", backend.name, spec.id)
+            message = f"Backend {backend.name!r} failed to bring up model {spec.id!r}: {type(error).__name__}: {error}"
+            raise ModelLoadError(message) from error
+
+
+def _load_error(model_id: str, exit_: WorkerExit) -> ModelLoadError:
+    detail: dict[str, object] = (
+        {"exit_code": exit_.returncode} if exit_.signal_name is None else {"signal": exit_.signal_name}
+    )
+    if exit_.killed_for is not None:
+        message = f"The worker of model {model_id!r} was killed while loading: {exit_.explanation}"
+    else:
+        message = f"The worker of model {model_id!r} ended by {exit_.cause} while loading"
+        if exit_.last_line:
+            message += f": {exit_.last_line}"
+    return ModelLoadError(message, detail=detail)

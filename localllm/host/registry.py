@@ -1,0 +1,179 @@
+"""All models by name: the only door through which requests reach a loaded model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from localllm.contract.backend import BackendSpec, ModelClient
+from localllm.contract.errors import ModelUnsupportedError
+from localllm.contract.events import Event
+from localllm.contract.model import Mode, ModelKind, ModelSpec
+from localllm.host.client import ClientLimits
+from localllm.host.launch import LaunchSettings
+from localllm.host.lifecycle import ModelLifecycle
+from localllm.host.loader import Loaded, LoaderSettings, ModelLoader
+from localllm.host.safe_mode import SafeModeMemory
+from localllm.host.states import ModelStatus
+from localllm.host.supervisor import Breaker, BreakerPolicy
+from localllm.transport.launch import WORKER_ARGV
+
+UNLOAD_DEADLINE_SECONDS = 30.0
+_LONGEST_SLEEP_SECONDS = 30.0
+_SHORTEST_SLEEP_SECONDS = 0.5
+
+
+class Catalogue(Protocol):
+    """The models that there are."""
+
+    @property
+    def default(self) -> str | None:
+        """Id of the model that answers when a request names none."""
+        ...
+
+    def specs(self) -> Mapping[str, ModelSpec]:
+        """Return all models by id."""
+        ...
+
+    def resolve(self, name: str | None) -> ModelSpec:
+        """Return the model that a name means. Raises ``ModelNotFoundError`` with the known ids."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrySettings:
+    """Limits of all models. ``idle_unload_seconds`` 0: never. ``state_dir``: for what is remembered of native builds.
+
+    ``worker_argv`` and ``extra_environment`` are for tests, which run scripted workers and factories of their own.
+    """
+
+    state_dir: Path
+    idle_unload_seconds: float = 1800.0
+    load_timeout_seconds: float = 600.0
+    hang_timeout_seconds: float = 300.0
+    max_queue: int = 256
+    breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
+    worker_argv: tuple[str, ...] = WORKER_ARGV
+    extra_environment: Mapping[str, str] = field(default_factory=dict)
+
+
+class ModelRegistry:
+    """Loads models on first use, keeps them while they are used, and lets idle ones go. Used on one event loop.
+
+    ``clock`` is monotonic, in seconds. ``emit`` returns at once and never raises.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        backends: Mapping[str, BackendSpec],
+        settings: RegistrySettings,
+        emit: Callable[[Event], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self.emit = emit
+        self.clock = clock
+        self.max_queue = settings.max_queue
+        self._catalogue = catalogue
+        self._backends = backends
+        self._settings = settings
+        limits = ClientLimits(settings.max_queue, settings.hang_timeout_seconds)
+        launch = LaunchSettings(limits, settings.load_timeout_seconds)
+        self._loader = ModelLoader(
+            LoaderSettings(launch, settings.worker_argv, settings.extra_environment),
+            SafeModeMemory(settings.state_dir / "safe_mode.json"),
+            emit,
+        )
+        self._lifecycles: dict[tuple[str, Mode], ModelLifecycle] = {}
+        self._draining = False
+
+    # --- what plugins see ---
+
+    def resolve(self, name: str | None, mode: Mode) -> ModelSpec:
+        """Return the model that ``name`` means. Raises ``ModelNotFoundError`` or ``ModelUnsupportedError``."""
+        spec = self._catalogue.resolve(name)
+        backend = self._backends.get(spec.backend)
+        if backend is None:
+            enabled = ", ".join(sorted(self._backends)) or "none"
+            message = (
+                f"Model {spec.id!r} needs the engine {spec.backend!r}, which no enabled plugin brings. "
+                f"Enabled engines: {enabled}."
+            )
+            raise ModelUnsupportedError(message, param="model")
+        if mode is Mode.GENERATE and spec.kind is not ModelKind.CHAT:
+            message = f"Model {spec.id!r} is of kind {spec.kind.value!r} and can't write text. Name a chat model."
+            raise ModelUnsupportedError(message, param="model")
+        if mode not in backend.modes:
+            message = (
+                f"Model {spec.id!r} can't be loaded to {mode.value}: its engine {backend.name!r} does not do that."
+            )
+            raise ModelUnsupportedError(message, param="model")
+        return spec
+
+    @asynccontextmanager
+    async def acquire(self, name: str | None, mode: Mode) -> AsyncIterator[ModelClient]:
+        """Load the model if need be and keep it loaded inside the ``async with``. Raises what ``ModelAccess`` says."""
+        lifecycle = self._lifecycle(self.resolve(name, mode), mode)
+        client = await lifecycle.enter()
+        try:
+            yield client
+        finally:
+            lifecycle.leave()
+
+    def list_specs(self) -> list[ModelSpec]:
+        """Return all models, the default one first."""
+        default = self._catalogue.default
+        return sorted(self._catalogue.specs().values(), key=lambda spec: spec.id != default)
+
+    # --- what the server sees ---
+
+    def status(self) -> list[ModelStatus]:
+        """Return the state of every model that was asked for since the start."""
+        return [lifecycle.status() for lifecycle in self._lifecycles.values()]
+
+    async def unload(
+        self, name: str | None, mode: Mode = Mode.GENERATE, *, deadline_seconds: float = UNLOAD_DEADLINE_SECONDS
+    ) -> None:
+        """Let a model go, after its requests in flight or at the deadline. Nothing happens when it is not loaded."""
+        spec = self.resolve(name, mode)
+        await self._lifecycle(spec, mode).unload("request", deadline_seconds)
+
+    async def unload_idle(self) -> None:
+        """Let every model go that nobody has used for ``idle_unload_seconds``; a busy one never."""
+        limit = self._settings.idle_unload_seconds
+        if limit > 0:
+            await asyncio.gather(*(lifecycle.unload_if_idle(limit) for lifecycle in self._lifecycles.values()))
+
+    async def run(self) -> None:
+        """Unload idle models until cancelled."""
+        limit = self._settings.idle_unload_seconds
+        pause = min(_LONGEST_SLEEP_SECONDS, max(_SHORTEST_SLEEP_SECONDS, limit / 10))
+        while True:
+            await asyncio.sleep(pause)
+            await self.unload_idle()
+
+    async def drain(self, deadline_seconds: float) -> None:
+        """Refuse new requests, let those under way finish until the deadline, then end all workers."""
+        self._draining = True
+        await asyncio.gather(*(lifecycle.shut_down(deadline_seconds) for lifecycle in self._lifecycles.values()))
+
+    async def close(self) -> None:
+        """End all workers now; requests that are still open end with ``UnavailableError``. May be called twice."""
+        await self.drain(0.0)
+
+    def _lifecycle(self, spec: ModelSpec, mode: Mode) -> ModelLifecycle:
+        lifecycle = self._lifecycles.get((spec.id, mode))
+        if lifecycle is None:
+            breaker = Breaker(spec.id, self.clock, self._settings.breaker)
+            load = partial(self._load, mode)
+            lifecycle = self._lifecycles[spec.id, mode] = ModelLifecycle(spec, mode, load, breaker, self)
+        lifecycle.spec = spec
+        return lifecycle
+
+    async def _load(self, mode: Mode, spec: ModelSpec) -> Loaded:
+        return await self._loader.load(spec, mode, self._backends[spec.backend])

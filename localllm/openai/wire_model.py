@@ -1,0 +1,147 @@
+"""Checks a decoded JSON body against a request model and words every fault as one typed error with its ``param``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from localllm.contract.errors import InvalidRequestError, UnsupportedFeatureError
+
+MAX_REPORTED_FAULTS: Final = 8
+_MAX_SHOWN_CHARS: Final = 40
+
+
+class WireModel(BaseModel):
+    """Base of all request models: strict types (no numbers from strings, no bool as int), unknown fields ignored."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
+
+
+Model = TypeVar("Model", bound=WireModel)
+
+
+def validate(model: type[Model], body: Mapping[str, Any]) -> Model:
+    """Return ``body`` as a checked ``model``; a field that is null counts as absent.
+
+    Raises ``InvalidRequestError`` or ``UnsupportedFeatureError``; with several faults the message lists them (at most
+    eight) and ``param`` names the first. Time is bounded by the models' own limits: lists fail at their first fault
+    or their first entry too many.
+    """
+    present = {name: value for name, value in body.items() if value is not None}
+    try:
+        return model.model_validate(present)
+    except ValidationError as error:
+        raise _as_request_error(error) from None
+
+
+class FieldError(ValueError):
+    """What a validator raises where pydantic has no words: ``requirement`` reads "must be …, not …".
+
+    ``at`` is the path inside the field, where the validator looked deeper than the field itself.
+    """
+
+    def __init__(self, requirement: str, *, at: str = "") -> None:
+        super().__init__(requirement)
+        self.at = at
+
+
+class UnsupportedValueError(FieldError):
+    """A value that is fine in itself, but asks for what is not there; a whole sentence."""
+
+
+def describe(value: object) -> str:
+    """Return a short, printable description of a JSON value for an error message."""
+    if isinstance(value, str):
+        shown = value if len(value) <= _MAX_SHOWN_CHARS else value[:_MAX_SHOWN_CHARS] + "…"
+        quoted = json.dumps(shown, ensure_ascii=False)
+        return quoted.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    if isinstance(value, Mapping):
+        return "an object"
+    # Python refuses to print integers of thousands of digits, which other decoders than ours let through.
+    return "a huge number" if isinstance(value, int) and abs(value) >= 2**64 else json.dumps(value)
+
+
+def _as_request_error(error: ValidationError) -> InvalidRequestError | UnsupportedFeatureError:
+    details = error.errors(include_url=False)
+    for detail in details:
+        raised = _raised(detail)
+        if isinstance(raised, UnsupportedValueError):
+            return UnsupportedFeatureError(str(raised), param=_param(detail))
+    shown = [{"param": _param(detail), "message": _sentence(detail)} for detail in details[:MAX_REPORTED_FAULTS]]
+    message = " ".join(fault["message"] for fault in shown)
+    if len(details) > len(shown):
+        message += f" ({len(details) - len(shown)} more faults are not listed.)"
+    return InvalidRequestError(message, param=shown[0]["param"], detail={"errors": shown} if len(shown) > 1 else None)
+
+
+def _raised(detail: Mapping[str, Any]) -> FieldError | None:
+    """Return the exception that one of our validators raised, if that is what happened."""
+    raised = detail.get("ctx", {}).get("error")
+    return raised if isinstance(raised, FieldError) else None
+
+
+def _param(detail: Mapping[str, Any]) -> str:
+    """Return the path as OpenAI writes it (``messages[0].content``); union tags, which stand in ``<>``, are dropped."""
+    path = ""
+    for segment in detail["loc"]:
+        if isinstance(segment, int):
+            path += f"[{segment}]"
+        elif not segment.startswith("<"):
+            path += f".{segment}" if path else segment
+    raised = _raised(detail)
+    return path if raised is None else path + raised.at
+
+
+def _sentence(detail: Mapping[str, Any]) -> str:
+    param, kind, value = _param(detail), detail["type"], detail["input"]
+    raised = _raised(detail)
+    if raised is not None:
+        return f"{param} {raised}."
+    if kind == "missing":
+        return f"{param} is required."
+    if kind in _TOO_SHORT:
+        return f"{param} must not be empty."
+    if kind in _TOO_LONG:
+        return f"{param} must have at most {detail['ctx']['max_length']} {_TOO_LONG[kind]}, but it has {len(value)}."
+    return f"{param} {_requirement(detail)}, but it is {describe(value)}."
+
+
+def _requirement(detail: Mapping[str, Any]) -> str:
+    kind, last = detail["type"], detail["loc"][-1]
+    if kind in _TYPES:
+        # The tag of a union says what all its members are together: "<a string or a list of strings>".
+        tagged = isinstance(last, str) and last.startswith("<")
+        return f"must be {last.strip('<>') if tagged else _TYPES[kind]}"
+    if kind in _BOUNDS:
+        words, name = _BOUNDS[kind]
+        bound = detail["ctx"][name]
+        return f"must be {words} {f'{bound:g}' if isinstance(bound, float) else bound}"
+    if kind == "literal_error":
+        return f"must be {detail['ctx']['expected']}"
+    return f"is not accepted ({detail['msg']})"
+
+
+_TYPES: Final[Mapping[str, str]] = {
+    "int_type": "an integer",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "string_type": "a string",
+    "string_unicode": "valid Unicode text",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "an object",
+    "model_type": "an object",
+}
+_TOO_SHORT: Final = frozenset({"too_short", "string_too_short"})  # every lower bound is 1
+_TOO_LONG: Final[Mapping[str, str]] = {"too_long": "entries", "string_too_long": "characters"}
+_BOUNDS: Final[Mapping[str, tuple[str, str]]] = {
+    "greater_than": ("more than", "gt"),
+    "greater_than_equal": ("at least", "ge"),
+    "less_than": ("less than", "lt"),
+    "less_than_equal": ("at most", "le"),
+}

@@ -1,0 +1,117 @@
+"""What plugins registered, with who registered it: names are unique, and each thing has the right type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from localllm.contract.backend import BackendSpec
+from localllm.contract.model import ModelSpec
+from localllm.plugin_discovery import PluginSource
+
+if TYPE_CHECKING:
+    from starlette.middleware import Middleware
+    from starlette.routing import BaseRoute
+
+POSITIONS = ("outer", "inner")
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredRoute:
+    """A plugin's route. ``max_body_bytes`` None means ``server.max_body_bytes``."""
+
+    route: BaseRoute
+    name: str
+    max_body_bytes: int | None
+    public: bool
+    plugin: str
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredMiddleware:
+    """A plugin's middleware; "outer" comes before the API key is checked, "inner" right before the routes."""
+
+    middleware: Middleware
+    position: str
+    plugin: str
+
+
+class Registry:
+    """Fills up while plugins register. All errors are :class:`PluginError` and name the plugin."""
+
+    def __init__(self) -> None:
+        self.routes: dict[str, RegisteredRoute] = {}
+        self.backends: dict[str, tuple[BackendSpec, PluginSource]] = {}
+        self.models: dict[str, tuple[ModelSpec, PluginSource]] = {}
+        self.middleware: list[RegisteredMiddleware] = []
+        self._route_sources: dict[str, PluginSource] = {}
+        self._paths: dict[tuple[str, str], str] = {}
+
+    @contextmanager
+    def registrar(self, kind: str, source: PluginSource) -> Iterator[Callable[..., None]]:
+        """Lend one plugin the ``register`` callable of one hook; kept and called later, it raises."""
+        adders: dict[str, Callable[..., None]] = {
+            "routes": self._add_route,
+            "backends": self._add_backend,
+            "models": self._add_model,
+            "middleware": self._add_middleware,
+        }
+        add = adders[kind]
+        is_open = True
+
+        def register(thing: Any, **options: Any) -> None:  # noqa: ANN401
+            if not is_open:
+                raise source.error(f"registered {kind} after the server had started; do it inside the hook")
+            try:
+                add(source, thing, **options)
+            except TypeError as error:
+                raise source.error(f"register() of {kind}: {str(error).replace('Registry._add_', '')}") from None
+
+        yield register
+        is_open = False
+
+    def _add_route(
+        self,
+        source: PluginSource,
+        route: BaseRoute,
+        *,
+        name: str,
+        max_body_bytes: int | None = None,
+        public: bool = False,
+    ) -> None:
+        if not (hasattr(route, "matches") and hasattr(route, "handle")):
+            raise source.error(f"registered {route!r} as a route; use starlette.routing.Route(path, handler)")
+        if name in self._route_sources:
+            raise source.error(f"the route name {name!r} is already used by {self._route_sources[name]}")
+        path: str | None = getattr(route, "path", None)
+        for method in sorted(getattr(route, "methods", None) or ["*"]) if path is not None else []:
+            owner = self._paths.setdefault((str(path), method), name)
+            if owner != name:
+                raise source.error(f"{method} {path} is already served by {self._route_sources[owner]}")
+        self._route_sources[name] = source
+        self.routes[name] = RegisteredRoute(route, name, max_body_bytes, public, source.name)
+
+    def _add_backend(self, source: PluginSource, backend: BackendSpec) -> None:
+        if not isinstance(backend, BackendSpec):
+            raise source.error(f"registered {backend!r} as a backend; use localllm.BackendSpec(...)")
+        if backend.name in self.backends:
+            raise source.error(f"the backend {backend.name!r} is already brought by {self.backends[backend.name][1]}")
+        self.backends[backend.name] = (backend, source)
+
+    def _add_model(self, source: PluginSource, model: ModelSpec) -> None:
+        if not isinstance(model, ModelSpec):
+            raise source.error(f"registered {model!r} as a model; use localllm.ModelSpec(...)")
+        if model.id in self.models:
+            raise source.error(f"the model {model.id!r} is already brought by {self.models[model.id][1]}")
+        if model.backend not in self.backends:
+            raise source.error(f"its model {model.id!r} needs the backend {model.backend!r}, which no plugin brings")
+        self.models[model.id] = (model, source)
+
+    def _add_middleware(self, source: PluginSource, middleware: Middleware, *, position: str = "inner") -> None:
+        if not (hasattr(middleware, "cls") and hasattr(middleware, "kwargs")):
+            raise source.error(f"registered {middleware!r} as middleware; use starlette.middleware.Middleware(class)")
+        if position not in POSITIONS:
+            raise source.error(f"registered middleware at position {position!r}; use {' or '.join(POSITIONS)}")
+        self.middleware.append(RegisteredMiddleware(middleware, position, source.name))

@@ -1,0 +1,74 @@
+"""The endpoints that are there without any plugin: models, health, readiness, versions."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from importlib.metadata import version
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from localllm.contract.backend import BackendSpec
+from localllm.contract.errors import UnavailableError
+from localllm.server.drain import Drain
+from localllm.server.model_host import ModelHost, find_spec, health_body, model_object, states_by_id
+from localllm.server.record import request_record
+from localllm.server.routes import RouteEntry
+
+
+def core_routes(host: ModelHost, backends: Mapping[str, BackendSpec], drain: Drain) -> list[RouteEntry]:
+    """Return the core's own routes. ``public`` ones need no key, and tell those without one nothing about models."""
+
+    async def list_models(request: Request) -> Response:
+        states = states_by_id(host)
+        data = [model_object(spec, states.get(spec.id)) for spec in host.list_specs()]
+        return json_response({"object": "list", "data": data})
+
+    async def get_model(request: Request) -> Response:
+        spec = find_spec(host, request.path_params["id"])
+        return json_response(model_object(spec, states_by_id(host).get(spec.id)))
+
+    async def health(request: Request) -> Response:
+        known = request_record(request.scope).authenticated
+        return json_response(health_body(host, draining=drain.draining, show_models=known))
+
+    async def ready(request: Request) -> Response:
+        if drain.draining:
+            message = "The server is shutting down."
+            raise UnavailableError(message, retry_after_seconds=drain.retry_after_seconds)
+        return json_response({"status": "ready"})
+
+    versions = _versions(list(backends.values()))
+
+    async def show_version(request: Request) -> Response:
+        return json_response(versions())
+
+    return [
+        RouteEntry(Route("/v1/models", list_models), "models"),
+        RouteEntry(Route("/v1/models/{id:path}", get_model), "model"),
+        RouteEntry(Route("/health", health), "health", public=True, probe=True),
+        RouteEntry(Route("/ready", ready), "ready", public=True, probe=True),
+        RouteEntry(Route("/version", show_version), "version"),
+    ]
+
+
+def json_response(body: Mapping[str, Any]) -> Response:
+    """Return ``body`` as JSON with status 200."""
+    return Response(orjson.dumps(body), media_type="application/json")
+
+
+def _versions(backends: Sequence[BackendSpec]) -> Callable[[], dict[str, Any]]:
+    @cache  # reading a native build's name may take a look at its files
+    def read() -> dict[str, Any]:
+        return {
+            "version": version("localllm"),
+            "python": platform.python_version(),
+            "backends": {backend.name: backend.build_id() if backend.build_id else None for backend in backends},
+        }
+
+    return read

@@ -1,0 +1,1 @@
+"""Pure ASGI middleware, one class in each module; ``localllm.server.app`` says in which order they run."""

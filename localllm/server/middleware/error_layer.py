@@ -1,0 +1,84 @@
+"""Turns every exception into an answer, whether or not the response has begun."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from localllm.contract.errors import LocalLLMError, SlowReaderError
+from localllm.server.disconnect import ClientDisconnected
+from localllm.server.errors import error_response, from_http_exception, internal_error
+from localllm.server.record import RequestRecord, request_record
+from localllm.server.sse import encode_error
+
+
+class ErrorLayer:
+    """Answers typed errors by their table, and anything else as a 500 whose traceback is in the log.
+
+    Before the response has begun the answer is JSON with its status. A stream that has begun ends with one error
+    event. Another response that has begun is left incomplete, which closes the connection: the client must not take
+    half an answer for a whole one.
+    """
+
+    def __init__(self, app: ASGIApp, *, logger: logging.Logger) -> None:
+        self.app = app
+        self.logger = logger
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the app and answer what it raises."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        progress = _Progress(send)
+        try:
+            await self.app(scope, receive, progress.send)
+        except (ClientDisconnected, ClientDisconnect):
+            request_record(scope).finish = "cancelled"
+        except HTTPException as error:
+            typed = from_http_exception(error)
+            request_record(scope).finish = typed.code
+            if not progress.started:
+                response = error_response(typed, status=error.status_code, headers=error.headers)
+                await response(scope, receive, progress.send)
+        except Exception as error:  # noqa: BLE001 - the last place that can answer; the log gets all of it
+            record = request_record(scope)
+            await self._answer(self._typed(error, record), record, progress, scope, receive)
+
+    def _typed(self, error: Exception, record: RequestRecord) -> LocalLLMError:
+        if isinstance(error, LocalLLMError) and type(error) is not LocalLLMError:
+            return error
+        self.logger.error("request %s failed", record.request_id, exc_info=error)
+        return internal_error(record.request_id)
+
+    async def _answer(
+        self, error: LocalLLMError, record: RequestRecord, progress: _Progress, scope: Scope, receive: Receive
+    ) -> None:
+        record.finish = error.code
+        with suppress(SlowReaderError):  # then not even the farewell is read
+            if not progress.started:
+                await error_response(error)(scope, receive, progress.send)
+            elif progress.is_event_stream and not progress.finished:
+                await progress.send({"type": "http.response.body", "body": encode_error(error), "more_body": False})
+
+
+class _Progress:
+    """How far the response has come."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.started = False
+        self.finished = False
+        self.is_event_stream = False
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.started = True
+            kinds = [value for name, value in message.get("headers", ()) if name.lower() == b"content-type"]
+            self.is_event_stream = any(kind.startswith(b"text/event-stream") for kind in kinds)
+        elif message["type"] == "http.response.body" and not message.get("more_body", False):
+            self.finished = True
+        await self._send(message)

@@ -1,0 +1,57 @@
+"""What is known of one request while it runs; the access log, the events and the helpers share it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any
+
+from localllm.contract.generation import Timings, Usage
+
+SCOPE_KEY = "localllm.record"
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """One HTTP request. Created by the outermost middleware; event loop only.
+
+    ``started_at`` and ``first_token_at`` are readings of ``clock``. ``finish`` stays None until something ended the
+    request: "stop" and "length" by the model, "cancelled" by the client, else the code of an error.
+    """
+
+    request_id: str = "-"
+    clock: Callable[[], float] = monotonic
+    started_at: float = 0.0
+    ping_seconds: float = 15.0
+    owner: str = ""  # fingerprint of the API key; "" when prefixes are shared by everybody
+    authenticated: bool = False  # a known key was sent, or the server asks for none
+    endpoint: str = "unmatched"
+    model: str | None = None
+    usage: Usage | None = None
+    timings: Timings | None = None
+    first_token_at: float | None = None
+    finish: str | None = None
+    status: int | None = None  # of the response, once it has started
+    response_headers: list[tuple[bytes, bytes]] = field(default_factory=list)  # added to whatever is answered
+
+    @property
+    def first_token_seconds(self) -> float | None:
+        """Time to first token, from the request's arrival."""
+        return None if self.first_token_at is None else self.first_token_at - self.started_at
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Decoding speed as the worker's clock saw it."""
+        if self.usage is None or self.timings is None or self.timings.predicted_ms <= 0:
+            return None
+        return self.usage.completion_tokens / self.timings.predicted_ms * 1000
+
+
+def request_record(scope: MutableMapping[str, Any]) -> RequestRecord:
+    """Return the record of a scope; a bare one is made where no middleware did (a plugin's own small test app)."""
+    record = scope.get(SCOPE_KEY)
+    if not isinstance(record, RequestRecord):
+        record = RequestRecord(started_at=monotonic())
+        scope[SCOPE_KEY] = record
+    return record

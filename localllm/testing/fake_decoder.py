@@ -1,0 +1,216 @@
+"""Decoders without a model: a strict one whose text depends on everything, one that echoes, and two with faults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from localllm.contract.decoder import Capabilities, Decoder, Plan, Sampled, SequenceKey
+from localllm.contract.generation import SamplingParams
+from localllm.testing.fake_memory import FakeMemory, mix, violated
+
+END_TOKEN = 256
+"""The token that ends an answer, above the 256 byte values."""
+
+_LETTERS = b"abcdefghijklmnopqrstuvwxyz     "
+
+
+@dataclass(slots=True)
+class FakeSampler:
+    """One choice's state: what it must be drawing from, and how much it drew."""
+
+    sampling: SamplingParams
+    choice: int
+    prompt: tuple[int, ...]
+    text_hash: int  # of the prompt and all that was drawn: what its sequence has to hold
+    drawn: list[int] = field(default_factory=list)
+
+
+class FakeDecoder:
+    """A decoder whose next token is a hash of everything that the sequence holds, so that any mistake changes the text.
+
+    At temperature 0 of nothing else; otherwise also of the choice's seed and of how many tokens it drew. It refuses
+    (``ContractViolation``) whatever the contract forbids, above all a row that holds other tokens than the choice's own
+    prompt and answer. ``alphabet`` are the bytes that it writes; one in ``end_one_in`` tokens ends the answer (0:
+    none). ``tokens_per_draw`` above 1 behaves like speculation: several tokens from one row, the same text.
+    """
+
+    def __init__(
+        self, capabilities: Capabilities, *, alphabet: bytes = _LETTERS, end_one_in: int = 0, tokens_per_draw: int = 1
+    ) -> None:
+        self.memory = FakeMemory(capabilities)
+        self.plans: list[Plan] = []
+        self._capabilities = capabilities
+        self._alphabet = alphabet
+        self._end_one_in = end_one_in
+        self._tokens_per_draw = tokens_per_draw
+        self._samplers: dict[str, list[FakeSampler]] = {}
+        self._submitted: Plan | None = None
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """As given."""
+        return self._capabilities
+
+    @property
+    def open_requests(self) -> frozenset[str]:
+        """Requests that were opened and not closed."""
+        return frozenset(self._samplers)
+
+    def open(self, request_id: str, sampling: SamplingParams, prompt: Sequence[int]) -> None:
+        """Create the state of each choice."""
+        if request_id in self._samplers:
+            violated(f"request {request_id!r} is open already")
+        if not prompt:
+            violated(f"request {request_id!r} has an empty prompt")
+        state = 0
+        for token in prompt:
+            state = mix(state, token)
+        self._samplers[request_id] = [
+            FakeSampler(sampling, choice, tuple(prompt), state) for choice in range(sampling.n)
+        ]
+
+    def submit(self, plan: Plan) -> None:
+        """Run the plan's operations and slices in the memory."""
+        if self._submitted is not None:
+            violated("a plan was submitted before the last one was collected")
+        if not plan.slices and not plan.ops:
+            violated("an empty plan")
+        self.memory.run(plan)
+        self.plans.append(plan)
+        self._submitted = plan
+
+    def collect(self) -> Mapping[SequenceKey, Sequence[Sampled]]:
+        """Draw for each key of the submitted plan."""
+        plan, self._submitted = self._submitted, None
+        if plan is None:
+            violated("nothing was submitted")
+        drawn: dict[SequenceKey, Sequence[Sampled]] = {}
+        for part in plan.slices:
+            row_hash = self.memory.hash_after(part.seq, part.start + len(part.tokens))
+            for key in part.sample:
+                if key in drawn:
+                    violated(f"{key} draws twice in one plan")
+                drawn[key] = self._draw(self._sampler(key), row_hash)
+        return drawn
+
+    def close(self, request_id: str) -> None:
+        """Forget the state of each choice."""
+        if self._samplers.pop(request_id, None) is None:
+            violated(f"request {request_id!r} is not open")
+
+    def next_token(self, sampler: FakeSampler) -> int:
+        """Return the next token of a choice; subclasses answer otherwise here."""
+        sampling = sampler.sampling
+        state = mix(sampler.text_hash, 1)
+        if sampling.temperature != 0:
+            state = mix(mix(state, (sampling.seed or 0) + sampler.choice), len(sampler.drawn))
+        may_end = not sampling.ignore_eos and len(sampler.drawn) >= sampling.min_tokens
+        if self._end_one_in and may_end and mix(state, 2) % self._end_one_in == 0:
+            return END_TOKEN
+        banned = {token for token, bias in sampling.logit_bias if bias <= -100}
+        letters = [letter for letter in self._alphabet if letter not in banned]
+        return letters[mix(state, 3) % len(letters)]
+
+    def _sampler(self, key: SequenceKey) -> FakeSampler:
+        samplers = self._samplers.get(key.request_id)
+        if samplers is None:
+            violated(f"{key} draws, but its request is not open")
+        if not 0 <= key.choice < len(samplers):
+            violated(f"{key} draws, but its request has {len(samplers)} choices")
+        return samplers[key.choice]
+
+    def _draw(self, sampler: FakeSampler, row_hash: int) -> tuple[Sampled, ...]:
+        if row_hash != sampler.text_hash:
+            violated(f"choice {sampler.choice} draws from a row that does not hold its own prompt and answer")
+        drawn: list[Sampled] = []
+        for _ in range(self._tokens_per_draw):
+            token = self.next_token(sampler)
+            drawn.append(self._sampled(sampler, token))
+            sampler.text_hash = mix(sampler.text_hash, token)
+            sampler.drawn.append(token)
+            if token == END_TOKEN:
+                break
+        return tuple(drawn)
+
+    def _sampled(self, sampler: FakeSampler, token: int) -> Sampled:
+        n_top = sampler.sampling.logprobs
+        if n_top is None:
+            return Sampled(token, is_end=token == END_TOKEN)
+        others = [other for other in dict.fromkeys(self._alphabet) if other != token]
+        top = tuple((other, -0.5 - rank) for rank, other in enumerate([token, *others][:n_top]))
+        return Sampled(token, is_end=token == END_TOKEN, logprob=-0.5, top=top)
+
+
+class EchoDecoder(FakeDecoder):
+    """Answers with the tokens of the prompt, or with ``answer``, and ends."""
+
+    def __init__(self, capabilities: Capabilities, *, answer: Sequence[int] | None = None) -> None:
+        super().__init__(capabilities)
+        self._answer = answer
+
+    def next_token(self, sampler: FakeSampler) -> int:
+        """Return the token that stands next in what is to be echoed."""
+        answer = sampler.prompt if self._answer is None else self._answer
+        position = len(sampler.drawn)
+        return answer[position] if position < len(answer) else END_TOKEN
+
+
+class WrappedDecoder:
+    """Passes everything on to another decoder; :meth:`before_step` comes before each ``collect``."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self.n_steps = 0
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Those of the wrapped decoder."""
+        return self._decoder.capabilities
+
+    def open(self, request_id: str, sampling: SamplingParams, prompt: Sequence[int]) -> None:
+        """Pass on."""
+        self._decoder.open(request_id, sampling, prompt)
+
+    def submit(self, plan: Plan) -> None:
+        """Pass on."""
+        self._decoder.submit(plan)
+
+    def collect(self) -> Mapping[SequenceKey, Sequence[Sampled]]:
+        """Do what is special about this decoder, then pass on."""
+        self.before_step()
+        self.n_steps += 1
+        return self._decoder.collect()
+
+    def close(self, request_id: str) -> None:
+        """Pass on."""
+        self._decoder.close(request_id)
+
+    def before_step(self) -> None:
+        """Do nothing; subclasses do."""
+
+
+class SlowDecoder(WrappedDecoder):
+    """Calls ``wait`` in each step: a sleep, or the ``wait`` of an event that a test sets."""
+
+    def __init__(self, decoder: Decoder, wait: Callable[[], object]) -> None:
+        super().__init__(decoder)
+        self._wait = wait
+
+    def before_step(self) -> None:
+        """Wait."""
+        self._wait()
+
+
+class CrashingDecoder(WrappedDecoder):
+    """Works for ``after_steps`` steps and then calls ``crash``, which raises, kills the process or never returns."""
+
+    def __init__(self, decoder: Decoder, after_steps: int, crash: Callable[[], object]) -> None:
+        super().__init__(decoder)
+        self._after_steps = after_steps
+        self._crash = crash
+
+    def before_step(self) -> None:
+        """Count, and crash when it is time."""
+        if self.n_steps >= self._after_steps:
+            self._crash()

@@ -1,0 +1,112 @@
+"""``python -P -m localllm.worker``: what the server starts for each loaded model. Not for use by hand."""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import cast
+
+from localllm.contract.backend import LoadedModel, WorkerFactory
+from localllm.contract.errors import LocalLLMError, ModelLoadError, ProtocolError
+from localllm.contract.wire import FromWorker, Hello, LoadFailed, Ready
+from localllm.transport.codec import decode_to_worker, encode_from_worker
+from localllm.transport.framing import ReadableStream, pack_frame, read_frame
+from localllm.worker.inbox import Inbox
+from localllm.worker.lifeline import claim_pipes, die_with_parent, limit_damage
+from localllm.worker.outbox import Outbox
+from localllm.worker.runtime import CommandReader, Runtime, end_process_by_error, start_thread
+from localllm.worker.self_test import run_self_test
+
+EXIT_LOAD_FAILED = 1
+_USAGE = "localllm.worker is started by the localllm server, with frames on its pipes. Run 'localllm serve' instead.\n"
+
+
+def main() -> None:
+    """Load the model that the server names and serve it; ends the process."""
+    if sys.stdin is None or sys.stdin.isatty():
+        sys.stderr.write(_USAGE)
+        sys.exit(os.EX_USAGE if sys.platform != "win32" else 64)
+    frames_in, frames_out = claim_pipes()
+    die_with_parent()
+    limit_damage()
+    faulthandler.enable()
+    try:
+        # Never closed: closing would wait for the thread that is reading it.
+        _serve(os.fdopen(frames_in, "rb"), _writer(frames_out))
+    except BrokenPipeError:
+        os._exit(0)  # the server has gone
+    except BaseException:  # noqa: BLE001 - the process ends, with the reason on stderr
+        end_process_by_error()
+    os._exit(0)
+
+
+def _serve(stream: ReadableStream, write: Callable[[bytes], None]) -> None:
+    hello = _read_hello(stream)
+    if hello is None:
+        return
+    inbox, outbox = Inbox(), Outbox(write)
+    reader = CommandReader(stream, inbox, time.monotonic)
+    start_thread("reader", reader.run)
+    try:
+        model = _load(hello)
+        run_self_test(model)
+    except LocalLLMError as error:
+        _send(write, LoadFailed(error.to_wire()))
+        sys.stderr.flush()
+        os._exit(EXIT_LOAD_FAILED)
+    runtime = Runtime(model, inbox, outbox, time.monotonic)
+    reader.serving.set()
+    _send(write, Ready(model.info))
+    start_thread("output", outbox.run)
+    runtime.run()
+    model.close()
+
+
+def _read_hello(stream: ReadableStream) -> Hello | None:
+    payload = read_frame(stream)
+    if payload is None:
+        return None
+    message = decode_to_worker(payload)
+    if not isinstance(message, Hello):
+        text = f"The first message was a {type(message).__name__}, not Hello."
+        raise ProtocolError(text)
+    return message
+
+
+def _load(hello: Hello) -> LoadedModel:
+    """Import the factory and call it. Whatever it raises becomes a ``LocalLLMError``, with its traceback on stderr."""
+    try:
+        return _factory(hello.factory)(hello.load)
+    except LocalLLMError:
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        message = f"Loading model {hello.load.model_id!r} failed: {type(error).__name__}: {error}"
+        raise ModelLoadError(message) from error
+
+
+def _factory(name: str) -> WorkerFactory:
+    module, _, function = name.partition(":")
+    return cast(WorkerFactory, getattr(importlib.import_module(module), function))
+
+
+def _send(write: Callable[[bytes], None], message: FromWorker) -> None:
+    write(pack_frame(encode_from_worker(message)))
+
+
+def _writer(descriptor: int) -> Callable[[bytes], None]:
+    def write(data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+
+    return write
+
+
+if __name__ == "__main__":
+    main()

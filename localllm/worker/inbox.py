@@ -1,0 +1,111 @@
+"""Where requests and cancels wait, between the thread that reads them, the intake thread and the step thread."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass
+
+from localllm.contract.wire import Submit
+from localllm.engine.step_loop import PreparedRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Commands:
+    """What the step thread has to do before its next step, cancels first."""
+
+    cancels: tuple[str, ...] = ()
+    submits: tuple[PreparedRequest, ...] = ()
+    shutdown: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A request as it came in, and when (seconds of the worker's clock)."""
+
+    submit: Submit
+    at: float
+
+
+class Inbox:
+    """Passes commands on so that a cancel overtakes every request that waits to be rendered.
+
+    A request is *raw* until the intake thread hands it over. A cancel of a raw request is settled here; any other goes
+    to the step thread. Both happen under one lock, so that no request slips through between the two. Waiting blocks
+    without a time limit: an idle worker uses no CPU at all.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._for_intake = threading.Condition(self._lock)
+        self._for_steps = threading.Condition(self._lock)
+        self._arrivals: deque[Arrival] = deque()
+        self._raw: set[str] = set()
+        self._submits: list[PreparedRequest] = []
+        self._cancels: list[str] = []
+        self._shutdown = False
+
+    def submit(self, arrival: Arrival) -> None:
+        """Queue a request for rendering (reader thread)."""
+        with self._lock:
+            self._raw.add(arrival.submit.request_id)
+            self._arrivals.append(arrival)
+            self._for_intake.notify()
+
+    def cancel(self, request_id: str) -> None:
+        """Forget a request, wherever it is (reader thread)."""
+        with self._lock:
+            if request_id in self._raw:
+                self._raw.discard(request_id)
+            else:
+                self._cancels.append(request_id)
+                self._for_steps.notify()
+
+    def shut_down(self) -> None:
+        """Wake the step thread for the last time (reader thread)."""
+        with self._lock:
+            self._shutdown = True
+            self._for_steps.notify()
+
+    def next_arrival(self) -> Arrival:
+        """Block until a request that is still wanted waits for rendering, and return it (intake thread)."""
+        with self._lock:
+            while True:
+                while self._arrivals:
+                    arrival = self._arrivals.popleft()
+                    if arrival.submit.request_id in self._raw:
+                        return arrival
+                self._for_intake.wait()
+
+    def hand_over(self, request: PreparedRequest) -> None:
+        """Give a rendered request to the step thread, unless it was cancelled meanwhile (intake thread)."""
+        with self._lock:
+            if self._settle(request.request_id):
+                self._submits.append(request)
+                self._for_steps.notify()
+
+    def refuse(self, request_id: str) -> bool:
+        """Forget a request that could not be prepared; return whether anybody still waits for it (intake thread)."""
+        with self._lock:
+            return self._settle(request_id)
+
+    def take(self, *, block: bool) -> Commands:
+        """Return all commands so far, after waiting for one when ``block`` is set (step thread)."""
+        with self._lock:
+            while block and not (self._submits or self._cancels or self._shutdown):
+                self._for_steps.wait()
+            if not (self._submits or self._cancels):
+                return Commands(shutdown=self._shutdown)
+            cancelled = set(self._cancels)
+            # Ids are never used twice, so a cancel that lies here beside its request came after it.
+            submits = tuple(request for request in self._submits if request.request_id not in cancelled)
+            commands = Commands(tuple(self._cancels), submits, self._shutdown)
+            self._submits.clear()
+            self._cancels.clear()
+            return commands
+
+    def _settle(self, request_id: str) -> bool:
+        if request_id not in self._raw:
+            return False
+        self._raw.discard(request_id)
+        return True

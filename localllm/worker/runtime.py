@@ -1,0 +1,134 @@
+"""The worker's threads: one reads commands, one renders prompts, one writes events, the main one steps the engine."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+
+from localllm.contract.backend import LoadedModel
+from localllm.contract.errors import LocalLLMError, ProtocolError
+from localllm.contract.generation import Failed
+from localllm.contract.wire import Cancel, Shutdown, Submit
+from localllm.engine.step_loop import StepLoop
+from localllm.transport.codec import decode_to_worker
+from localllm.transport.framing import ReadableStream, read_frame
+from localllm.worker.inbox import Arrival, Inbox
+from localllm.worker.intake import prepare
+from localllm.worker.outbox import Outbox
+
+EXIT_SOFTWARE = 70  # sysexits.h: EX_SOFTWARE
+LEAVE_SECONDS = 5.0  # for freeing the model after Shutdown; then the process ends whatever it is doing
+_FLUSH_SECONDS = 1.0
+_MESSAGE_CHARACTERS = 4_000
+
+
+class CommandReader:
+    """Reads the server's commands for as long as the process lives, and ends it when the pipe ends.
+
+    It runs before the model is loaded: a server that goes away, or changes its mind, does not wait for a load.
+    """
+
+    def __init__(self, stream: ReadableStream, inbox: Inbox, clock: Callable[[], float]) -> None:
+        self._stream = stream
+        self._inbox = inbox
+        self._clock = clock
+        self.serving = threading.Event()  # set once there is a model that wants to be closed
+
+    def run(self) -> None:
+        """Read until the end (reader thread)."""
+        while (payload := read_frame(self._stream)) is not None:
+            match decode_to_worker(payload):
+                case Submit() as submit:
+                    self._inbox.submit(Arrival(submit, self._clock()))
+                case Cancel(request_id=request_id):
+                    self._inbox.cancel(request_id)
+                case Shutdown():
+                    self._leave()
+                case other:
+                    message = f"A {type(other).__name__} message came twice."
+                    raise ProtocolError(message)
+        os._exit(0)
+
+    def _leave(self) -> None:
+        if self.serving.is_set():
+            self._inbox.shut_down()
+            time.sleep(LEAVE_SECONDS)  # the step thread ends the process before this is over, unless it hangs
+        os._exit(0)
+
+
+class Runtime:
+    """Serves one loaded model until ``Shutdown``. Commands are applied between two steps, cancels first."""
+
+    def __init__(self, model: LoadedModel, inbox: Inbox, outbox: Outbox, clock: Callable[[], float]) -> None:
+        self._model = model
+        self._inbox = inbox
+        self._outbox = outbox
+        self._loop = StepLoop(model.decoder, model.tokenizer, clock)
+
+    def run(self) -> None:
+        """Step until ``Shutdown`` (the step thread, which is the main thread). What the decoder raises comes out."""
+        start_thread("intake", self._prepare_requests)
+        try:
+            while self._apply_commands():
+                if self._loop.has_work:
+                    result = self._loop.step()
+                    self._outbox.put(result.events, result.prefilled_tokens)
+        finally:
+            self._outbox.flush(_FLUSH_SECONDS)
+
+    def _apply_commands(self) -> bool:
+        commands = self._inbox.take(block=not self._loop.has_work)
+        for request_id in commands.cancels:
+            self._loop.cancel(request_id)
+        for request in commands.submits:
+            try:
+                self._loop.submit(request)
+            except LocalLLMError as error:  # what the decoder finds wrong with its sampling parameters
+                self._outbox.put([(request.request_id, Failed(error.to_wire()))])
+        return not commands.shutdown
+
+    def _prepare_requests(self) -> None:
+        while True:
+            arrival = self._inbox.next_arrival()
+            request_id = arrival.submit.request_id
+            try:
+                prepared = prepare(arrival.submit, self._model, queued_at=arrival.at)
+            except Exception as error:  # noqa: BLE001 - templates are foreign code: their faults end one request only
+                failed = Failed(_as_error(error).to_wire())
+                if self._inbox.refuse(request_id):
+                    self._outbox.put([(request_id, failed)])
+            else:
+                self._inbox.hand_over(prepared)
+
+
+def _as_error(error: Exception) -> LocalLLMError:
+    if isinstance(error, LocalLLMError):
+        error.message = error.message[:_MESSAGE_CHARACTERS]
+        return error
+    traceback.print_exception(error)
+    return LocalLLMError(f"The prompt could not be prepared: {type(error).__name__}: {error}"[:_MESSAGE_CHARACTERS])
+
+
+def start_thread(name: str, target: Callable[[], None]) -> None:
+    """Run ``target`` in a daemon thread; what it raises ends the process, since nothing works without it."""
+
+    def guarded() -> None:
+        try:
+            target()
+        except BrokenPipeError:
+            os._exit(0)  # the server has gone
+        except BaseException:  # noqa: BLE001 - the process ends, with the reason on stderr
+            end_process_by_error()
+
+    threading.Thread(target=guarded, name=name, daemon=True).start()
+
+
+def end_process_by_error() -> None:
+    """Print the current exception and end the process at once, without native destructors, which may hang or crash."""
+    traceback.print_exc()
+    sys.stderr.flush()
+    os._exit(EXIT_SOFTWARE)

@@ -1,0 +1,48 @@
+"""The first decode, before the worker calls itself ready: a build with broken kernels dies here, not under a user."""
+
+from __future__ import annotations
+
+from localllm.contract.backend import LoadedModel
+from localllm.contract.decoder import Clear, Decoder, Plan, SequenceKey, Slice
+from localllm.contract.errors import ModelLoadError
+from localllm.contract.generation import SamplingParams
+
+PROMPT_TOKENS = 48
+"""Enough rows for matrix-matrix kernels (AMX tiles take 32 at a time), which single tokens never reach."""
+
+_TEXT = "The quick brown fox jumps over the lazy dog. "
+_REQUEST_ID = "self-test"
+_SEQUENCE = 0
+
+
+def run_self_test(model: LoadedModel) -> None:
+    """Evaluate one short prompt and one further token, then forget both (step thread).
+
+    Raises ``ModelLoadError`` when no token comes back; a miscompiled build ends the process by a signal instead.
+    """
+    decoder, key = model.decoder, SequenceKey(_REQUEST_ID, 0)
+    prompt = _prompt(model)
+    decoder.open(_REQUEST_ID, SamplingParams(temperature=0.0, seed=0, ignore_eos=True), prompt)
+    try:
+        token = _step(decoder, Plan(slices=(Slice(_SEQUENCE, 0, prompt, (key,)),)), key)
+        _step(decoder, Plan(slices=(Slice(_SEQUENCE, len(prompt), (token,), (key,)),)), key)
+    finally:
+        decoder.close(_REQUEST_ID)
+    decoder.submit(Plan(ops=(Clear(_SEQUENCE),)))
+    decoder.collect()
+
+
+def _prompt(model: LoadedModel) -> tuple[int, ...]:
+    capabilities = model.decoder.capabilities
+    length = max(1, min(PROMPT_TOKENS, capabilities.n_batch, capabilities.context_length - 2))
+    tokens = model.tokenizer.encode(_TEXT, add_special=True, parse_special=False) or [0]
+    return tuple((tokens * length)[:length])
+
+
+def _step(decoder: Decoder, plan: Plan, key: SequenceKey) -> int:
+    decoder.submit(plan)
+    drawn = decoder.collect().get(key)
+    if not drawn:
+        message = "The self-test drew no token: the engine returned nothing for the sequence it was asked for."
+        raise ModelLoadError(message)
+    return drawn[0].token

@@ -1,0 +1,20 @@
+"""``POST /v1/chat/completions``: one conversation in, the next assistant message out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from starlette.routing import Route
+
+from localllm import PluginContext, hookimpl
+
+from .endpoint import ChatEndpoint
+
+
+@hookimpl
+def localllm_register_routes(context: PluginContext, register: Callable[..., None]) -> None:
+    """Add the endpoint, with and without ``/v1``."""
+    endpoint = ChatEndpoint(context)
+    for prefix in ("/v1", ""):
+        path = f"{prefix}/chat/completions"
+        register(Route(path, endpoint.handle, methods=["POST"]), name=f"chat:{path}")

@@ -1,0 +1,50 @@
+"""Handles completions requests: parse, run one generation for each prompt, word the answers."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from localllm import EventStream, Mode, PluginContext, __version__, race_disconnect, read_json, stream_generation
+from localllm.openai import (
+    CompletionShape,
+    merge_generations,
+    new_reply,
+    parse_completion,
+    response_chunks,
+    whole_response,
+)
+
+
+class CompletionsEndpoint:
+    """The endpoint with its view of the server."""
+
+    def __init__(self, context: PluginContext) -> None:
+        self._context = context
+
+    async def handle(self, request: Request) -> Response:
+        """Answer with one JSON object, or with a stream of server-sent events where ``stream`` is true."""
+        wanted = parse_completion(await read_json(request))
+        generates = wanted.generate_requests()
+        spec = self._context.models.resolve(wanted.model, Mode.GENERATE)
+        shape = CompletionShape(
+            new_reply("cmpl", spec, __version__),
+            wanted.echoed(),
+            n=wanted.n,
+            logprobs=wanted.logprobs is not None,
+        )
+        events = merge_generations(
+            [stream_generation(request, self._context, spec.id, generate) for generate in generates], n=wanted.n
+        )
+        n_choices = len(generates) * wanted.n
+        if wanted.stream:
+            chunks = response_chunks(
+                shape,
+                events,
+                n_choices=n_choices,
+                include_usage=wanted.include_usage,
+                timings_per_token=wanted.timings_per_token,
+                clock=self._context.clock,
+            )
+            return EventStream(chunks, done=True)
+        return JSONResponse(await race_disconnect(request, whole_response(shape, events, n_choices=n_choices)))

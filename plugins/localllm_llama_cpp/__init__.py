@@ -1,0 +1,31 @@
+"""The built-in engine: GGUF models by llama.cpp. Hooks only; the library itself is loaded in workers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from localllm import BackendSpec, Mode, PluginContext, hookimpl
+
+from .hardware import REBUILD_COMMAND, build_id
+from .settings import LlamaCppSettings
+
+
+@hookimpl
+def localllm_config_section() -> type:
+    """Declare ``[plugin.llama_cpp]``, whose keys ``[models.define.<id>]`` may repeat for one model."""
+    return LlamaCppSettings
+
+
+@hookimpl
+def localllm_register_backends(context: PluginContext, register: Callable[[BackendSpec], None]) -> None:
+    """Register the engine ``llama_cpp``."""
+    register(
+        BackendSpec(
+            name="llama_cpp",
+            modes=frozenset({Mode.GENERATE}),
+            factory="localllm_llama_cpp.loader:load",
+            settings=LlamaCppSettings,
+            build_id=build_id,
+            rebuild_command=REBUILD_COMMAND,
+        )
+    )

@@ -1,0 +1,163 @@
+"""Evaluates plans with llama.cpp: memory operations, one batch, then a draw for each choice that wants one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import llama_cpp.llama_cpp as lib
+import numpy as np
+from numpy.typing import NDArray
+
+from localllm import (
+    Capabilities,
+    Clear,
+    Copy,
+    InvalidRequestError,
+    Op,
+    Plan,
+    Sampled,
+    SamplingParams,
+    SequenceKey,
+    Slice,
+    Truncate,
+)
+
+from .batch import Batch
+from .chain import Candidates
+from .gaps import gap_fillers
+from .logprobs import RowLogprobs
+from .sampling import RequestSampler
+
+DECODE_ERRORS = {
+    1: "no room in the KV cache for the batch",
+    2: "the computation was aborted",
+    -1: "the batch is invalid",
+    -2: "memory could not be allocated",
+    -3: "the computation failed",
+}
+"""What ``llama_decode`` returns (llama.h; -2 and -3 by ``llama_context::decode``)."""
+
+
+class LlamaDecoder:
+    """The real decoder. All methods run on the step thread; the context outlives it and is freed by the loader."""
+
+    def __init__(
+        self,
+        context: Any,  # noqa: ANN401  # llama_context pointer
+        capabilities: Capabilities,
+        n_vocab: int,
+        new_sampler: Callable[[SamplingParams, Sequence[int]], RequestSampler],
+    ) -> None:
+        self._context = context
+        self._memory = lib.llama_get_memory(context)
+        self._capabilities = capabilities
+        self._n_vocab = n_vocab
+        self._new_sampler = new_sampler
+        self._batch = Batch(capabilities.n_batch)
+        self._candidates = Candidates(n_vocab)
+        self._samplers: dict[str, RequestSampler] = {}
+        self._lengths = [0] * capabilities.n_seq_max  # positions that each sequence holds
+        self._sampling: list[Slice] = []  # owners of the submitted plan's output rows, in row order
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Fixed after loading."""
+        return self._capabilities
+
+    def open(self, request_id: str, sampling: SamplingParams, prompt: Sequence[int]) -> None:
+        """Create the samplers of a request. Raises ``InvalidRequestError`` for tokens that the vocabulary lacks."""
+        if prompt and not (min(prompt) >= 0 and max(prompt) < self._n_vocab):
+            message = f"The prompt holds tokens that this model lacks; its tokens are 0 to {self._n_vocab - 1}."
+            raise InvalidRequestError(message, param="prompt")
+        self._samplers[request_id] = self._new_sampler(sampling, prompt)
+
+    def close(self, request_id: str) -> None:
+        """Free the samplers of a request."""
+        self._samplers.pop(request_id).close()
+
+    def submit(self, plan: Plan) -> None:
+        """Apply the operations and start the batch; on a GPU this returns before it is computed."""
+        for op in plan.ops:
+            self._apply(op)
+        slices: Sequence[Slice] = plan.slices
+        fillers: Sequence[Slice] = ()
+        if self._capabilities.layout == "streams":
+            slices = sorted(slices, key=_by_sequence)
+            fillers = self._gap_fillers(slices)
+            slices = sorted([*slices, *fillers], key=_by_sequence) if fillers else slices
+        self._sampling = self._batch.fill(slices)
+        if not slices:
+            return
+        code = lib.llama_decode(self._context, self._batch.native)
+        if code != 0:
+            message = f"llama_decode returned {code}: {DECODE_ERRORS.get(code, 'unknown error')}"
+            raise RuntimeError(message)
+        for part in plan.slices:
+            self._lengths[part.seq] = part.start + len(part.tokens)
+        for part in fillers:
+            self._remove(part.seq, part.start)
+
+    def collect(self) -> Mapping[SequenceKey, Sequence[Sampled]]:
+        """Wait for the submitted plan and draw one token for each of its keys."""
+        if not self._sampling:
+            return {}
+        drawn: dict[SequenceKey, Sequence[Sampled]] = {}
+        for row, part in zip(self._rows(len(self._sampling)), self._sampling, strict=True):
+            shared: list[RowLogprobs] = []
+            for key in part.sample:
+                drawn[key] = (self._samplers[key.request_id].sample(key.choice, row, self._candidates, shared),)
+        return drawn
+
+    def close_all(self) -> None:
+        """Free the samplers of requests that were still open."""
+        for request_id in list(self._samplers):
+            self.close(request_id)
+
+    def _gap_fillers(self, slices: Sequence[Slice]) -> Sequence[Slice]:
+        capabilities = self._capabilities
+        if not capabilities.can_truncate:
+            return ()  # what was added could not be taken away again
+        room = capabilities.n_batch - sum(len(part.tokens) for part in slices)
+        fillers = gap_fillers(slices, self._lengths, capabilities.n_cells // capabilities.n_seq_max)
+        return fillers if len(fillers) <= room else ()
+
+    def _rows(self, count: int) -> NDArray[np.float32]:
+        """Return the output rows, in the order of their tokens in the batch, as a view of the library's buffer."""
+        lib.llama_synchronize(self._context)
+        logits = lib.llama_get_logits(self._context)
+        if not logits:
+            message = "llama.cpp returned no logits for a batch that asked for some"
+            raise RuntimeError(message)
+        rows: NDArray[np.float32] = np.ctypeslib.as_array(logits, shape=(count, self._n_vocab))
+        return rows
+
+    def _apply(self, op: Op) -> None:
+        if isinstance(op, Clear):
+            self._remove(op.seq, 0)
+            self._lengths[op.seq] = 0
+        elif isinstance(op, Truncate):
+            self._remove(op.seq, op.length)
+            self._lengths[op.seq] = op.length
+        else:
+            self._copy(op)
+            self._lengths[op.target] = op.length
+
+    def _remove(self, seq: int, length: int) -> None:
+        """Forget the positions of ``seq`` from ``length`` on."""
+        if not lib.llama_memory_seq_rm(self._memory, seq, length if length > 0 else -1, -1):
+            message = f"llama.cpp refused to cut sequence {seq} to {length} tokens"
+            raise RuntimeError(message)
+
+    def _copy(self, op: Copy) -> None:
+        if self._capabilities.layout == "unified" and self._capabilities.can_truncate:
+            lib.llama_memory_seq_cp(self._memory, op.source, op.target, 0, op.length)
+            return
+        # Between streams only everything can be copied; a part of it is an assertion in llama_kv_cache::seq_cp.
+        lib.llama_memory_seq_cp(self._memory, op.source, op.target, -1, -1)
+        if self._capabilities.can_truncate:
+            self._remove(op.target, op.length)
+
+
+def _by_sequence(part: Slice) -> int:
+    return part.seq

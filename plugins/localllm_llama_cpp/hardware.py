@@ -1,0 +1,120 @@
+"""What this machine offers: cores, free memory, and which build of the library stands on disk, without importing it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import math
+import os
+from pathlib import Path
+
+REBUILD_COMMAND = (
+    "CXXFLAGS=-fno-dse pip install --force-reinstall --no-deps --no-cache-dir "
+    "--no-binary llama-cpp-python llama-cpp-python"
+)
+"""Builds the library so that compilers which mistreat AMX code (GCC 12 among them) do no harm."""
+
+_CGROUP = Path("/sys/fs/cgroup")
+_UNLIMITED = 1 << 60  # version 1 of cgroups writes "no limit" as a number near 2**63
+
+
+def build_id() -> str:
+    """Return a short name of the installed native build; it changes whenever the library's files do.
+
+    Raises ``ModuleNotFoundError`` where llama-cpp-python is not installed.
+    """
+    spec = importlib.util.find_spec("llama_cpp")  # finds the package's folder; runs none of its code
+    if spec is None or not spec.submodule_search_locations:
+        message = "llama-cpp-python is not installed; install it with: pip install llama-cpp-python"
+        raise ModuleNotFoundError(message)
+    digest = hashlib.sha256()
+    for folder in spec.submodule_search_locations:
+        for file in sorted((Path(folder) / "lib").glob("*")):
+            status = file.stat()
+            digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return f"llama-cpp-python {importlib.metadata.version('llama-cpp-python')} {digest.hexdigest()[:12]}"
+
+
+def physical_cores() -> int:
+    """Return how many cores this process may use, counting hyper-threads of one core once, at least 1.
+
+    A container's CPU quota counts too: more threads than it grants would be put to sleep in the middle of a step.
+    """
+    allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    siblings = {_thread_siblings(cpu) for cpu in allowed}
+    quota = _cpu_quota()
+    return max(1, min(len(siblings), math.ceil(quota) if quota else len(siblings)))
+
+
+def available_memory_bytes() -> int:
+    """Return the memory, in bytes, that can be taken without swapping, within the limit of this process's container."""
+    available = _meminfo_available()
+    if available is None:
+        available = _unused_pages()
+    limits = [free for free in (_cgroup_v2_free(), _cgroup_v1_free()) if free is not None]
+    return min([available, *limits])
+
+
+def _thread_siblings(cpu: int) -> str:
+    path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+    return _read(path) or f"cpu{cpu}"  # unknown: a core of its own
+
+
+def _cpu_quota() -> float | None:
+    text = _read(_CGROUP / "cpu.max")
+    if text is not None:
+        quota, _, period = text.partition(" ")
+        return None if quota == "max" else int(quota) / int(period)
+    quota_us, period_us = _read_int(_CGROUP / "cpu/cpu.cfs_quota_us"), _read_int(_CGROUP / "cpu/cpu.cfs_period_us")
+    return quota_us / period_us if quota_us and period_us and quota_us > 0 else None
+
+
+def _meminfo_available() -> int | None:
+    for line in (_read(Path("/proc/meminfo")) or "").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _unused_pages() -> int:
+    """Return a guess for systems without /proc: unused pages where the system tells, else half of the memory."""
+    names = getattr(os, "sysconf_names", {})
+    if "SC_AVPHYS_PAGES" in names:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if "SC_PHYS_PAGES" in names:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return 4 * 1024**3  # Windows has neither; the user can set context_length
+
+
+def _cgroup_v2_free() -> int | None:
+    limit, used = _read_int(_CGROUP / "memory.max"), _read_int(_CGROUP / "memory.current")
+    return None if limit is None or used is None else max(0, limit - used + _file_cache(_CGROUP / "memory.stat"))
+
+
+def _cgroup_v1_free() -> int | None:
+    folder = _CGROUP / "memory"
+    limit, used = _read_int(folder / "memory.limit_in_bytes"), _read_int(folder / "memory.usage_in_bytes")
+    if limit is None or used is None or limit >= _UNLIMITED:
+        return None
+    return max(0, limit - used + _file_cache(folder / "memory.stat"))
+
+
+def _file_cache(path: Path) -> int:
+    """Return the bytes of cached files that the system gives back on demand."""
+    for line in (_read(path) or "").splitlines():
+        if line.startswith("inactive_file "):
+            return int(line.split()[1])
+    return 0
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):  # absent on this system
+        return None
+
+
+def _read_int(path: Path) -> int | None:
+    text = _read(path)
+    return int(text) if text is not None and text.lstrip("-").isdigit() else None

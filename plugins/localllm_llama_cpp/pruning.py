@@ -1,0 +1,42 @@
+"""Leaves out candidates that no sampler can keep, so that the rest of sampling costs next to nothing."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+Row = NDArray[np.float32]
+Ids = NDArray[np.intp]
+
+GROUPS = 128  # elements that compete for one maximum; more make the bound cheaper but looser
+MAXIMA_PER_K = 4  # at least so many maxima for each candidate wanted, or the bound lets too much through
+SMALLEST_GROUP = 8  # with fewer elements in a group, looking at all of them is as quick
+
+
+def top_k_candidates(row: Row, k: int) -> Ids | None:
+    """Return ids, ascending, that hold every candidate of the ``k`` largest (ties too); None: take the whole row.
+
+    The row is read as a table of G rows, and the maximum of each column taken (that axis is the fast one). The k-th
+    largest maximum is a lower bound of the k-th largest logit, because k different logits are at least as large.
+    """
+    n_vocab = row.shape[0]
+    groups = min(GROUPS, n_vocab // (MAXIMA_PER_K * k))
+    if groups < SMALLEST_GROUP:
+        return None
+    columns = n_vocab // groups
+    maxima = row[: groups * columns].reshape(groups, columns).max(axis=0)
+    bound = np.partition(maxima, columns - k)[columns - k]
+    return np.flatnonzero(row >= bound)
+
+
+def min_p_candidates(row: Row, min_p: float) -> Ids:
+    """Return ids, ascending, that hold every candidate at least ``min_p`` times as likely as the likeliest.
+
+    Valid where min-p is the first sampler of the chain and sees logits that no temperature has scaled. The bound is a
+    little low, so that no difference in rounding takes a candidate away; the chain then cuts exactly.
+    """
+    largest = float(row.max())
+    slack = 1e-5 * (1.0 + abs(largest))
+    return np.flatnonzero(row >= np.float32(largest + math.log(min_p) - slack))

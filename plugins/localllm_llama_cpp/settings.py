@@ -1,0 +1,134 @@
+"""The keys of ``[plugin.llama_cpp]``, which ``[models.define.<id>]`` may give anew for one model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+from localllm import setting
+
+MAX_SEQUENCES = 256  # llama.cpp's LLAMA_MAX_SEQ (src/llama-cparams.h)
+
+KvLayoutSetting = Literal["auto", "unified", "streams"]
+CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
+SplitMode = Literal["none", "layer", "row"]
+RopeScalingType = Literal["model", "none", "linear", "yarn", "longrope"]
+
+UNQUANTIZED_CACHE_TYPES = frozenset({"f32", "f16", "bf16"})
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaCppSettings:
+    """``[plugin.llama_cpp]``: how models are loaded, for all of them unless a model says otherwise."""
+
+    context_length: int = setting(
+        0,
+        "Tokens that one request may use, prompt and answer together; 0: the model's own, as memory allows.",
+        minimum=0,
+    )
+    parallel: int = setting(4, "Answers that are written at the same time.", minimum=1, maximum=MAX_SEQUENCES)
+    cached_sequences: int = setting(
+        8, "Finished sequences that stay for reuse, beside the running ones.", minimum=0, maximum=MAX_SEQUENCES - 1
+    )
+    kv_layout: KvLayoutSetting = setting("auto", "KV cells as one pool ('unified') or a fixed share for each sequence ('streams').")
+    n_batch: int = setting(0, "Tokens in one step, at most; 0: 512 on a CPU, 2048 on a GPU.", minimum=0)
+    n_ubatch: int = setting(
+        512, "Tokens that the library computes at once; larger steps are cut into these.", minimum=1
+    )
+    max_step_ms: float = setting(
+        200.0,
+        "Longest step, in milliseconds, while answers are written: bounds how much of a prompt rides along.",
+        minimum=1,
+    )
+    memory_fraction: float = setting(
+        0.75, "Share of the free memory that the KV cache may take.", minimum=0.05, maximum=1.0
+    )
+    n_gpu_layers: int = setting(
+        -1, "Layers on the GPU; -1: all that there are; without a GPU it has no effect.", minimum=-1
+    )
+    main_gpu: int = setting(0, "The GPU for everything when split_mode is 'none'.", minimum=0)
+    split_mode: SplitMode = setting("layer", "How several GPUs share a model: 'none', 'layer' or 'row'.")
+    tensor_split: list[float] = setting(
+        [], "Share of the model for each GPU, for instance [3, 1]; empty: by free memory."
+    )
+    offload_kqv: bool = setting(True, "Keep the KV cache on the GPU beside the layers that are there.")
+    threads: int = setting(0, "Threads for single tokens; 0: the physical cores that this process may use.", minimum=0)
+    threads_batch: int = setting(0, "Threads for prompts and batches; 0: as 'threads'.", minimum=0)
+    flash_attention: Literal["auto"] | bool = setting("auto", "Use flash attention: 'auto', true or false.")
+    cache_type_k: CacheType = setting(
+        "f16", "Number type of cached keys: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0 or iq4_nl."
+    )
+    cache_type_v: CacheType = setting(
+        "f16", "Number type of cached values, as cache_type_k; quantised ones need flash attention."
+    )
+    mmap: bool = setting(True, "Map the file into memory instead of reading it: loads faster, shares its pages.")
+    mlock: bool = setting(False, "Keep the model in memory, so that the system can't swap it out.")
+    swa_full: bool = setting(
+        False,
+        "Sliding-window models: keep all positions, so that prefixes can be reused; costs memory; streams layout.",
+    )
+    seed: int | None = setting(
+        None, "Draws of requests without a seed follow from it; absent: random.", minimum=0, maximum=0xFFFFFFFF
+    )
+    rope_scaling_type: RopeScalingType = setting(
+        "model", "RoPE scaling: 'model' (as the file says), 'none', 'linear', 'yarn', 'longrope'."
+    )
+    rope_freq_base: float = setting(0.0, "RoPE base frequency; 0: the model's.", minimum=0)
+    rope_freq_scale: float = setting(
+        0.0, "RoPE frequency scale, 1/4 for a context 4 times as long; 0: the model's.", minimum=0
+    )
+    yarn_ext_factor: float = setting(-1.0, "YaRN extrapolation mix; negative: the model's.")
+    yarn_attn_factor: float = setting(-1.0, "YaRN attention magnitude; negative: the model's.")
+    yarn_beta_fast: float = setting(-1.0, "YaRN low correction dimension; negative: the model's.")
+    yarn_beta_slow: float = setting(-1.0, "YaRN high correction dimension; negative: the model's.")
+    yarn_orig_ctx: int = setting(0, "Context length that YaRN counts from; 0: the model's.", minimum=0)
+
+    def __post_init__(self) -> None:
+        """Check what types and bounds alone can't say. Raises ``ValueError``."""
+        _choice("kv_layout", self.kv_layout, KvLayoutSetting)
+        _choice("cache_type_k", self.cache_type_k, CacheType)
+        _choice("cache_type_v", self.cache_type_v, CacheType)
+        _choice("split_mode", self.split_mode, SplitMode)
+        _choice("rope_scaling_type", self.rope_scaling_type, RopeScalingType)
+        if not isinstance(self.flash_attention, bool) and self.flash_attention != "auto":
+            message = f"flash_attention is {self.flash_attention!r}; use 'auto', true or false"
+            raise ValueError(message)
+        if self.flash_attention is False and self.cache_type_v not in UNQUANTIZED_CACHE_TYPES:
+            message = (
+                f"cache_type_v is {self.cache_type_v!r}, which needs flash attention; "
+                "leave out 'flash_attention = false', or use cache_type_v = 'f16'"
+            )
+            raise ValueError(message)
+        if self.parallel + self.cached_sequences > MAX_SEQUENCES:
+            message = (
+                f"parallel ({self.parallel}) and cached_sequences ({self.cached_sequences}) are more than "
+                f"{MAX_SEQUENCES} together, llama.cpp's limit; lower one of them"
+            )
+            raise ValueError(message)
+        if any(share < 0 for share in self.tensor_split):
+            message = f"tensor_split is {self.tensor_split}; shares can't be negative"
+            raise ValueError(message)
+        if self.swa_full and self.kv_layout == "unified":
+            # One pool gives away cells behind any sequence's window, full size or not (llama_kv_cache::find_slot).
+            message = (
+                "swa_full needs a layout where each sequence has cells of its own; use kv_layout = 'streams' or 'auto'"
+            )
+            raise ValueError(message)
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> LlamaCppSettings:
+        """Build from plain JSON. Raises ``ValueError`` for a wrong value, ``TypeError`` for an unknown key."""
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            message = f"llama_cpp has no setting {unknown[0]!r}"
+            raise TypeError(message)
+        return cls(**values)
+
+
+def _choice(key: str, value: object, kind: object) -> None:
+    allowed = get_args(kind)
+    if value not in allowed:
+        message = f"{key} is {value!r}; use one of: {', '.join(allowed)}"
+        raise ValueError(message)

@@ -1,0 +1,71 @@
+"""What holds for every test of this repository: it leaves no process and no environment variable behind."""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+_GRACE_MS = 5000
+
+FULL = os.environ.get("LOCALLLM_TEST_FULL") == "1"
+
+settings.register_profile("normal", max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("full", settings.get_profile("normal"), max_examples=2000)
+settings.load_profile("full" if FULL else "normal")
+
+
+@pytest.fixture(autouse=True)
+def _unchanged_environment() -> Iterator[None]:
+    before = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+    yield
+    after = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+    changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    assert not changed, f"the test changed environment variables: {changed}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _child_processes() -> Iterator[dict[int, str]]:
+    """Children that tests of this module started, with the test that did. At the module's end all must be gone."""
+    started: dict[int, str] = {}
+    before = _children()
+    yield started
+    left = {pid: started.get(pid, "a fixture") for pid in _children() - before if not _ends_by_itself(pid)}
+    assert not left, f"processes were left behind: {left}"
+
+
+@pytest.fixture(autouse=True)
+def _note_children(request: pytest.FixtureRequest, _child_processes: dict[int, str]) -> Iterator[None]:
+    before = _children()
+    yield
+    for pid in _children() - before:
+        _child_processes[pid] = request.node.nodeid
+
+
+def _children() -> set[int]:
+    """Return this process's children; none where the system doesn't tell (no /proc)."""
+    found: set[int] = set()
+    for task in Path("/proc/self/task").glob("*/children"):
+        try:
+            found |= {int(pid) for pid in task.read_text().split()}
+        except FileNotFoundError:  # a thread that ended meanwhile
+            continue
+    return found
+
+
+def _ends_by_itself(pid: int) -> bool:
+    """Give a process that is just ending the time to do so; the descriptor becomes readable when it has."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        return bool(poll.poll(_GRACE_MS))
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,334 @@
+"""Whatever comes together in one engine, each request gets the text that it gets alone."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from localllm.contract.decoder import Capabilities
+from localllm.contract.generation import ChoiceFinished, Chunk, Finished, SamplingParams, Started
+from localllm.contract.wire import WorkerEvent
+from localllm.engine.step_loop import PreparedRequest, StepLoop
+from localllm.testing.decoders import ByteTokenizer, FakeDecoder
+
+FULL = os.environ.get("LOCALLLM_TEST_FULL") == "1"
+MAX_EXAMPLES = 2500 if FULL else 150
+TIME_LIMIT_SECONDS = 1200 if FULL else 60
+STEP_LIMIT = 20_000  # far more than any of these workloads takes
+
+
+@dataclass(frozen=True)
+class World:
+    """The memory, and how the decoder answers."""
+
+    capabilities: Capabilities
+    end_one_in: int
+    tokens_per_draw: int
+
+    def decoder(self, capabilities: Capabilities | None = None) -> FakeDecoder:
+        # Two of the bytes are halves of a code point, so that broken and whole UTF-8 both occur.
+        return FakeDecoder(
+            capabilities or self.capabilities,
+            alphabet=b"abc\xc3\xa9",
+            end_one_in=self.end_one_in,
+            tokens_per_draw=self.tokens_per_draw,
+        )
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A request: when it comes, what it goes on from, and when its client leaves."""
+
+    at_step: int
+    after: int | None  # go on from the answer to this one, as the next turn of a conversation does
+    prompt: bytes
+    sampling: SamplingParams
+    owner: str
+    cache_prompt: bool
+    cancel_at: int | None  # steps after its arrival
+
+
+@dataclass
+class Answer:
+    """All that came out for one request."""
+
+    events: list[WorkerEvent] = field(default_factory=list)
+
+    def texts(self) -> dict[int, str]:
+        texts: dict[int, str] = defaultdict(str)
+        for happened in self.events:
+            if isinstance(happened, Chunk):
+                texts[happened.choice] += happened.text
+        return dict(texts)
+
+    def logprobs(self) -> dict[int, tuple]:
+        entries: dict[int, tuple] = defaultdict(tuple)
+        for happened in self.events:
+            if isinstance(happened, Chunk):
+                entries[happened.choice] += happened.logprobs
+        return dict(entries)
+
+    def finishes(self) -> dict[int, ChoiceFinished]:
+        return {happened.choice: happened for happened in self.events if isinstance(happened, ChoiceFinished)}
+
+    @property
+    def is_whole(self) -> bool:
+        return bool(self.events) and isinstance(self.events[-1], Finished)
+
+
+class AnyBudget:
+    """Prefill budgets in any order: the text may not depend on how prompts are cut into chunks."""
+
+    def __init__(self, budgets: list[int]) -> None:
+        self._budgets = itertools.cycle(budgets)
+
+    def budget(self, *, decoding: bool) -> int:
+        return next(self._budgets)
+
+    def observe(self, prefill_tokens: int, seconds: float) -> None:
+        pass
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> World:
+    parallel = draw(st.sampled_from([1, 2, 3, 4, 6]))
+    n_seq_max = parallel + draw(st.integers(0, 4))
+    context_length = draw(st.sampled_from([8, 24, 40, 64, 96]))
+    layout = draw(st.sampled_from(["unified", "unified", "streams"]))
+    if layout == "streams":
+        n_cells = n_seq_max * context_length + draw(st.integers(0, 3))
+    else:
+        n_cells = context_length + draw(st.sampled_from([0, 1, 5, 20, 40, 80, 300]))
+    capabilities = Capabilities(
+        context_length=context_length,
+        n_cells=n_cells,
+        n_seq_max=n_seq_max,
+        n_batch=draw(st.one_of(st.integers(1, 8), st.just(64))),
+        parallel=parallel,
+        layout=layout,
+        can_truncate=draw(st.sampled_from([True, True, False])),
+        can_copy=draw(st.sampled_from([True, True, True, False])),
+        copy_cost_tokens=draw(st.sampled_from([0, 0, 3, 12])),
+        n_outputs_max=draw(st.sampled_from([1, 3, 256])),
+    )
+    return World(capabilities, draw(st.sampled_from([0, 6, 25])), draw(st.sampled_from([1, 1, 1, 2, 3])))
+
+
+SYSTEM = b"system prompt of everybody: "
+BEGINNINGS = (b"", b"abababab", SYSTEM, SYSTEM, SYSTEM, SYSTEM + b"the same words ", SYSTEM + b"x" * 18, b"x" * 18)
+
+
+@st.composite
+def arrivals(draw: st.DrawFn, index: int) -> Arrival:
+    beginning = draw(st.sampled_from(BEGINNINGS))
+    tail = draw(st.text("ab", min_size=0 if beginning else 1, max_size=4)).encode()
+    sampling = SamplingParams(
+        temperature=draw(st.sampled_from([0.0, 1.0])),
+        seed=draw(st.integers(0, 3)),
+        n=draw(st.sampled_from([1, 1, 1, 1, 2, 3, 7])),
+        max_tokens=draw(st.sampled_from([None, None, 20, 12, 4, 1, 0])),
+        min_tokens=draw(st.sampled_from([0, 0, 3])),
+        stop=draw(st.sampled_from([(), (), (), ("ab",), ("cc", "aaa"), ("é", "bca")])),
+        include_stop=draw(st.booleans()),
+        logprobs=draw(st.sampled_from([None, None, 0, 2])),
+    )
+    return Arrival(
+        at_step=draw(st.sampled_from([0, 0, 0, 1, 2, 5, 9, 20])),
+        after=draw(st.sampled_from([None, None, *range(index)][: index + 2])) if index % 2 else None,
+        prompt=beginning + tail,
+        sampling=sampling,
+        owner=draw(st.sampled_from(["", "", "", "somebody"])),
+        cache_prompt=draw(st.sampled_from([True, True, True, True, False])),
+        cancel_at=draw(st.sampled_from([None, None, None, None, 0, 1, 2, 4, 8, 15])),
+    )
+
+
+@st.composite
+def workloads(draw: st.DrawFn) -> list[Arrival]:
+    return [draw(arrivals(index)) for index in range(draw(st.integers(2, 12)))]
+
+
+def prepared(arrival: Arrival, request_id: str, prompt: bytes) -> PreparedRequest:
+    return PreparedRequest(
+        request_id, tuple(prompt), arrival.sampling, arrival.owner, arrival.cache_prompt, queued_at=0.0
+    )
+
+
+def alone(world: World, request: PreparedRequest) -> Answer:
+    """The same request in an engine of its own, with more memory than it can use."""
+    capabilities = Capabilities(
+        context_length=world.capabilities.context_length, n_cells=100_000, n_seq_max=16, n_batch=512, parallel=8
+    )
+    loop = StepLoop(replace(world, tokens_per_draw=1).decoder(capabilities), ByteTokenizer(), lambda: 0.0)
+    loop.submit(replace(request, cache_prompt=False))
+    answer = Answer()
+    for _ in range(STEP_LIMIT):
+        if not loop.has_work:
+            return answer
+        answer.events += [happened for _, happened in loop.step().events]
+    raise AssertionError("a request alone does not come to an end")
+
+
+@dataclass
+class Run:
+    """A workload on its way through one loop."""
+
+    world: World
+    workload: list[Arrival]
+    budgets: list[int]
+    submitted: dict[str, PreparedRequest] = field(default_factory=dict)
+    submitted_at: dict[str, int] = field(default_factory=dict)
+    cancelled: set[str] = field(default_factory=set)
+    answers: dict[str, Answer] = field(default_factory=lambda: defaultdict(Answer))
+
+    def __post_init__(self) -> None:
+        self.decoder = self.world.decoder()
+        ticks = itertools.count()
+        self.loop = StepLoop(self.decoder, ByteTokenizer(), lambda: float(next(ticks)))
+        self.loop._pacer = AnyBudget(self.budgets)
+
+    def prompt_of(self, index: int) -> bytes | None:
+        """The prompt of an arrival, or None while the turn before it is not over."""
+        arrival = self.workload[index]
+        if arrival.after is None:
+            prompt = arrival.prompt
+        else:
+            before = self.answers.get(str(arrival.after))
+            if str(arrival.after) not in self.submitted or before is None or not before.is_whole:
+                return None
+            prompt = bytes(self.submitted[str(arrival.after)].prompt)
+            prompt += before.texts().get(0, "").encode() + arrival.prompt
+        return prompt[: self.world.capabilities.context_length - 1]
+
+    def submit_due(self, step: int) -> bool:
+        """Submit what is due; True while something that can still come is missing."""
+        missing = False
+        for index, arrival in enumerate(self.workload):
+            request_id = str(index)
+            if request_id in self.submitted:
+                continue
+            if step < arrival.at_step:
+                missing = True
+            elif (prompt := self.prompt_of(index)) is not None:
+                request = prepared(arrival, request_id, prompt)
+                self.loop.submit(request)
+                self.submitted[request_id] = request
+                self.submitted_at[request_id] = step
+        return missing
+
+    def cancel_due(self, step: int) -> None:
+        for request_id, since in self.submitted_at.items():
+            cancel_at = self.workload[int(request_id)].cancel_at
+            if cancel_at is not None and step == since + cancel_at:
+                self.loop.cancel(request_id)
+                self.loop.cancel(request_id)
+                if not self.answers[request_id].is_whole:
+                    self.cancelled.add(request_id)
+
+    def run(self) -> None:
+        self.loop.cancel("never seen")
+        for step in range(STEP_LIMIT):
+            missing = self.submit_due(step)
+            self.cancel_due(step)
+            if not self.loop.has_work and not missing and not self.submit_due(step):
+                if not self.loop.has_work:
+                    return
+            for request_id, happened in self.loop.step().events:
+                assert request_id not in self.cancelled, "an event of a request that was cancelled"
+                self.answers[request_id].events.append(happened)
+            self.loop.check()
+        raise AssertionError("the workload does not come to an end")
+
+
+def check_shape(request: PreparedRequest, answer: Answer) -> None:
+    """Started, then chunks and one end for each choice, then Finished."""
+    assert isinstance(answer.events[0], Started)
+    assert isinstance(answer.events[-1], Finished)
+    ended: set[int] = set()
+    for happened in answer.events[1:-1]:
+        assert isinstance(happened, Chunk | ChoiceFinished)
+        assert happened.choice not in ended
+        if isinstance(happened, ChoiceFinished):
+            ended.add(happened.choice)
+        else:
+            assert happened.text or happened.logprobs
+    assert ended == set(range(request.sampling.n))
+    usage = answer.events[-1].usage
+    assert usage.prompt_tokens == len(request.prompt)
+    assert 0 <= usage.cached_tokens < len(request.prompt)
+    assert request.cache_prompt or usage.cached_tokens == 0
+
+
+def check_workload(world: World, workload: list[Arrival], budgets: list[int]) -> None:
+    run = Run(world, workload, budgets)
+    run.run()
+    for request_id, request in run.submitted.items():
+        answer = run.answers[request_id]
+        if request_id in run.cancelled:
+            continue
+        check_shape(request, answer)
+        expected = alone(world, request)
+        assert answer.texts() == expected.texts()
+        assert answer.finishes() == expected.finishes()
+        assert answer.logprobs() == expected.logprobs()
+        assert answer.events[-1].usage.completion_tokens == expected.events[-1].usage.completion_tokens
+    assert run.decoder.open_requests == frozenset()
+    scheduler = run.loop._scheduler
+    assert not scheduler._requests
+    assert len(scheduler._residents._idle) == len(scheduler._residents._by_seq), "a sequence leaked"
+    assert all(resident.scope[0] == "owner" for resident in scheduler._residents._idle.values())
+
+
+any_budgets = st.lists(st.integers(1, 64), min_size=1, max_size=5)
+thorough = settings(max_examples=MAX_EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@pytest.mark.timeout(TIME_LIMIT_SECONDS)
+@thorough
+@given(worlds(), workloads(), any_budgets)
+def test_each_request_gets_the_text_that_it_gets_alone(
+    world: World, workload: list[Arrival], budgets: list[int]
+) -> None:
+    check_workload(world, workload, budgets)
+
+
+@st.composite
+def crowds(draw: st.DrawFn) -> list[Arrival]:
+    """Long answers that come together, so that a small pool runs out of cells again and again."""
+    workload = draw(st.lists(arrivals(0), min_size=4, max_size=9))
+    return [
+        replace(arrival, at_step=index // 2, sampling=replace(arrival.sampling, max_tokens=None, stop=()))
+        for index, arrival in enumerate(workload)
+    ]
+
+
+@st.composite
+def small_pools(draw: st.DrawFn) -> World:
+    world = draw(worlds())
+    context_length = draw(st.integers(40, 70))
+    capabilities = replace(
+        world.capabilities,
+        context_length=context_length,
+        layout="unified",
+        n_cells=context_length + draw(st.integers(0, 60)),
+        n_seq_max=8,
+        parallel=draw(st.integers(3, 8)),
+        n_outputs_max=256,
+        n_batch=draw(st.integers(8, 64)),
+    )
+    return replace(world, capabilities=capabilities, end_one_in=draw(st.sampled_from([0, 40])))
+
+
+@pytest.mark.timeout(TIME_LIMIT_SECONDS)
+@thorough
+@given(small_pools(), crowds(), any_budgets)
+def test_a_pool_that_runs_out_of_cells_cuts_nobody_short(
+    world: World, workload: list[Arrival], budgets: list[int]
+) -> None:
+    check_workload(world, workload, budgets)

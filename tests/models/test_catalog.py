@@ -1,0 +1,330 @@
+"""The catalogue finds models by folder and header, and knows what a name stands for; a bad file stops nothing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from localllm.contract.errors import ModelNotFoundError
+from localllm.contract.model import ModelDefinition, ModelKind, ModelSpec
+from localllm.models import discovery
+from localllm.models.catalog import Catalog, CatalogOptions
+from tests.models.raw_gguf import STRING, U32, RawGguf, Tensor, architecture
+
+CLASSIFIER = [Tensor(), Tensor("cls.weight", offset=512)]
+
+
+def catalog(directory: Path, **options: Any) -> Catalog:
+    return Catalog(CatalogOptions(**{"directory": directory, "backend": "engine", **options}))
+
+
+def ids(found: Catalog) -> list[str]:
+    return list(found.specs())
+
+
+def define(model_id: str, path: Path | None = None, **options: Any) -> dict[str, ModelDefinition]:
+    options = {"backend": "engine", **options}
+    return {model_id: ModelDefinition(model_id, path=str(path) if path else None, **options)}
+
+
+def write_split(folder: Path, name: str, count: int = 2) -> list[Path]:
+    paths = []
+    for number in range(count):
+        raw = RawGguf() if number == 0 else RawGguf(pairs={})
+        raw.with_pairs(**{"split.no": (U32, number), "split.count": (U32, count)})
+        paths.append(raw.write(folder / f"{name}-{number + 1:05d}-of-{count:05d}.gguf"))
+    return paths
+
+
+def test_a_found_file_with_all_that_is_shown_of_it(tmp_path: Path) -> None:
+    path = RawGguf().write(tmp_path / "chat" / "tiny.Q8_0.gguf")
+    os.utime(path, (1_700_000_000, 1_700_000_000))
+    found = catalog(tmp_path, settings={"threads": 3})
+    assert found.specs() == {
+        "tiny.Q8_0": ModelSpec(
+            id="tiny.Q8_0",
+            backend="engine",
+            kind=ModelKind.CHAT,
+            path=str(path),
+            settings={"threads": 3},
+            created=1_700_000_000,
+            meta={
+                "kind": "chat",
+                "arch": "llama",
+                "name": "Tiny",
+                "n_params": 128,
+                "size": path.stat().st_size,
+                "quantisation": "Q8_0",
+                "n_ctx_train": 2048,
+                "n_embd": 32,
+                "n_vocab": 3,
+                "has_chat_template": True,
+            },
+        )
+    }
+    assert found.problems == ()
+
+
+@pytest.mark.parametrize("folder", list(ModelKind))
+def test_the_folder_says_what_a_model_is_for(tmp_path: Path, folder: ModelKind) -> None:
+    RawGguf().write(tmp_path / folder.value / "m.gguf")
+    assert catalog(tmp_path).specs()["m"].kind is folder
+
+
+@pytest.mark.parametrize(
+    ("raw", "kind"),
+    [
+        (architecture("llama"), ModelKind.CHAT),
+        (architecture("qwen3", pooling_type=(U32, 0)), ModelKind.CHAT),
+        (architecture("bert"), ModelKind.EMBEDDING),
+        (architecture("gemma-embedding"), ModelKind.EMBEDDING),
+        (architecture("qwen3", pooling_type=(U32, 3)), ModelKind.EMBEDDING),
+        (architecture("bert", pooling_type=(U32, 1)), ModelKind.EMBEDDING),
+        (architecture("qwen3", pooling_type=(U32, 4)), ModelKind.RERANKER),
+        (RawGguf(architecture("bert").pairs, CLASSIFIER), ModelKind.RERANKER),
+    ],
+)
+def test_without_a_folder_the_header_says_it(tmp_path: Path, raw: RawGguf, kind: ModelKind) -> None:
+    raw.write(tmp_path / "m.gguf")
+    spec = catalog(tmp_path).specs()["m"]
+    assert (spec.kind, spec.meta["kind"]) == (kind, kind.value)
+
+
+def test_an_encoder_among_the_chat_models_is_pointed_out(tmp_path: Path) -> None:
+    architecture("bert").write(tmp_path / "chat" / "m.gguf")
+    assert "its architecture bert can't write text" in catalog(tmp_path).problems[0]
+
+
+def test_what_is_no_model_is_left_out(tmp_path: Path) -> None:
+    chat = tmp_path / "chat"
+    RawGguf().write(chat / "mmproj-model.gguf")
+    RawGguf().with_pairs(general__type=(STRING, "adapter")).write(chat / "lora.gguf")
+    architecture("clip").write(chat / "vision.gguf")
+    RawGguf().write(chat / ".hidden.gguf")
+    RawGguf().write(chat / "model.gguf.part")
+    RawGguf().write(tmp_path / "training" / "checkpoint.gguf")
+    RawGguf().write(chat / "deeper" / "m.gguf")
+    (chat / "folder.gguf").mkdir()
+    found = catalog(tmp_path)
+    assert (ids(found), found.problems) == ([], ())
+
+
+def test_a_bad_file_is_a_problem_and_stops_nothing(tmp_path: Path) -> None:
+    chat = tmp_path / "chat"
+    RawGguf().write(chat / "good.gguf")
+    (chat / "cut.gguf").write_bytes(RawGguf().bytes()[:-10])
+    (chat / "text.gguf").write_text("not found")
+    RawGguf(tensors=[]).write(chat / "vocabulary.gguf")
+    found = catalog(tmp_path)
+    assert ids(found) == ["good"]
+    assert [problem.split(":")[0] for problem in found.problems] == ["cut.gguf", "text.gguf", "vocabulary.gguf"]
+
+
+def test_a_split_model_is_one_model(tmp_path: Path) -> None:
+    paths = write_split(tmp_path / "chat", "big", 3)
+    found = catalog(tmp_path)
+    spec = found.specs()["big"]
+    assert (ids(found), spec.path, found.problems) == (["big"], str(paths[0]), ())
+    assert spec.meta["n_params"] == 3 * 128
+    assert spec.meta["size"] == sum(path.stat().st_size for path in paths)
+
+
+def test_missing_parts_are_named(tmp_path: Path) -> None:
+    paths = write_split(tmp_path / "chat", "big", 4)
+    paths[1].unlink()
+    paths[3].unlink()
+    found = catalog(tmp_path)
+    assert ids(found) == []
+    assert found.problems == ("big-00001-of-00004.gguf: of 4 parts these are missing: 2, 4; download them too",)
+
+
+def test_parts_that_were_renamed_are_told_from_a_whole_file(tmp_path: Path) -> None:
+    write_split(tmp_path / "chat", "big")[0].rename(tmp_path / "chat" / "whole.gguf")
+    assert any("it is one of 2 parts" in problem for problem in catalog(tmp_path).problems)
+
+
+def test_two_files_of_one_name(tmp_path: Path) -> None:
+    first = RawGguf().write(tmp_path / "chat" / "m.gguf")
+    second = RawGguf().write(tmp_path / "m.gguf")
+    found = catalog(tmp_path)
+    assert found.specs()["m"].path == str(first)
+    assert found.problems == (f"{second}: {first} is already served as 'm'; rename one of the files",)
+
+
+def test_a_definition_gives_a_file_a_name_a_kind_and_settings(tmp_path: Path) -> None:
+    path = RawGguf().write(tmp_path / "chat" / "file.gguf")
+    definitions = define(
+        "org/name:q8", path, kind=ModelKind.RERANKER, aliases=("short",), settings={"threads": 9}, backend="other"
+    )
+    found = catalog(tmp_path, definitions=definitions, settings={"threads": 1})
+    spec = found.specs()["org/name:q8"]
+    assert (spec.backend, spec.kind, spec.path, spec.settings) == (
+        "other",
+        ModelKind.RERANKER,
+        str(path),
+        {"threads": 9},
+    )
+    assert ids(found) == ["org/name:q8"]
+    for name in ("org/name:q8", "short", "file", "file.gguf"):
+        assert found.resolve(name).id == "org/name:q8"
+
+
+def test_two_definitions_of_one_file(tmp_path: Path) -> None:
+    path = RawGguf().write(tmp_path / "chat" / "file.gguf")
+    found = catalog(tmp_path, definitions=define("a", path) | define("b", path))
+    assert (ids(found), found.problems) == (["a", "b"], ())
+
+
+def test_a_definition_without_a_path_goes_with_the_file_of_its_name(tmp_path: Path) -> None:
+    path = RawGguf().write(tmp_path / "chat" / "m.gguf")
+    spec = catalog(tmp_path, definitions=define("m", settings={"threads": 9})).specs()["m"]
+    assert (spec.path, spec.settings, spec.meta["arch"]) == (str(path), {"threads": 9}, "llama")
+
+
+def test_a_definition_without_a_file_for_a_backend_that_needs_none(tmp_path: Path) -> None:
+    found = catalog(tmp_path, definitions=define("remote", backend="http"))
+    assert (found.specs()["remote"].path, found.problems) == (None, ())
+
+
+@pytest.mark.parametrize("path", [None, Path("/no/such/file.gguf")])
+def test_a_definition_that_finds_no_file_is_a_problem(tmp_path: Path, path: Path | None) -> None:
+    found = catalog(tmp_path, definitions=define("m", path))
+    assert ids(found) == []
+    assert found.problems[0].startswith("models.define.m: ")
+
+
+def test_a_plugins_models_stand_beside_the_files(tmp_path: Path) -> None:
+    RawGguf().write(tmp_path / "chat" / "m.gguf")
+    found = catalog(tmp_path, registered=(ModelSpec("echo", "echo", aliases=("e",)),))
+    assert ids(found) == ["echo", "m"]
+    assert found.resolve("e").id == "echo"
+
+
+def test_an_alias_that_is_taken_stays_with_its_first_owner(tmp_path: Path) -> None:
+    RawGguf().write(tmp_path / "chat" / "m.gguf")
+    found = catalog(
+        tmp_path, registered=(ModelSpec("a", "echo", aliases=("m", "x")), ModelSpec("b", "echo", aliases=("x",)))
+    )
+    assert (found.resolve("m").id, found.resolve("x").id) == ("m", "a")
+    assert found.problems == ("alias 'm' of 'a' already names 'm'", "alias 'x' of 'b' already names 'a'")
+
+
+@pytest.mark.parametrize(
+    ("names", "default"),
+    [
+        ([], None),
+        (["localllm-demo"], "localllm-demo"),
+        (["localllm-demo", "zephyr"], "zephyr"),
+        (["b", "a"], "a"),
+    ],
+)
+def test_without_a_word_the_first_chat_model_is_the_default(
+    tmp_path: Path, names: list[str], default: str | None
+) -> None:
+    architecture("bert").write(tmp_path / "embedding" / "aaa.gguf")
+    for name in names:
+        RawGguf().write(tmp_path / "chat" / f"{name}.gguf")
+    assert catalog(tmp_path).default == default
+
+
+def test_the_configured_default_may_be_a_file_name(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        RawGguf().write(tmp_path / "chat" / f"{name}.gguf")
+    assert catalog(tmp_path, default="b.gguf").resolve(None).id == "b"
+
+
+def test_a_configured_default_that_is_not_there_is_not_replaced(tmp_path: Path) -> None:
+    RawGguf().write(tmp_path / "chat" / "a.gguf")
+    found = catalog(tmp_path, default="b")
+    assert (found.default, found.problems) == (None, ("models.default: there is no model 'b'",))
+    with pytest.raises(ModelNotFoundError, match="names no model, and there is no default"):
+        found.resolve(None)
+
+
+def test_a_file_from_the_command_line_is_served_and_the_default(tmp_path: Path) -> None:
+    RawGguf().write(tmp_path / "models" / "chat" / "a.gguf")
+    outside = RawGguf().write(tmp_path / "elsewhere" / "b.gguf")
+    found = catalog(tmp_path / "models", files=(outside,), default="a")
+    assert (ids(found), found.default, found.specs()["b"].path) == (["a", "b"], "b", str(outside))
+
+
+def test_a_file_from_the_command_line_that_is_known_already(tmp_path: Path) -> None:
+    path = RawGguf().write(tmp_path / "chat" / "a.gguf")
+    found = catalog(tmp_path, files=(path,), definitions=define("named", path))
+    assert (ids(found), found.default, found.problems) == (["named"], "named", ())
+
+
+def test_a_file_from_the_command_line_wins_over_one_of_the_same_name(tmp_path: Path) -> None:
+    RawGguf().write(tmp_path / "models" / "chat" / "a.gguf")
+    outside = RawGguf().write(tmp_path / "a.gguf")
+    found = catalog(tmp_path / "models", files=(outside,))
+    assert found.specs()["a"].path == str(outside)
+    assert "is served as 'a' instead" in found.problems[0]
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones(tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        RawGguf().write(tmp_path / "chat" / f"{name}.gguf")
+    with pytest.raises(ModelNotFoundError) as caught:
+        catalog(tmp_path).resolve("c")
+    assert caught.value.message == "There is no model 'c'. Known models: a, b."
+    assert (caught.value.param, caught.value.detail) == ("model", {"models": ["a", "b"]})
+
+
+def test_an_empty_server_says_where_models_go(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match=f"put a GGUF file into {tmp_path}/chat"):
+        catalog(tmp_path).resolve(None)
+
+
+def test_the_folders_are_made(tmp_path: Path) -> None:
+    catalog(tmp_path / "models").create_folders()
+    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["chat", "embedding", "reranker"]
+
+
+def test_files_that_come_change_and_go_are_noticed(tmp_path: Path) -> None:
+    found = catalog(tmp_path)
+    found.create_folders()
+    path = tmp_path / "chat" / "m.gguf"
+    path.write_bytes(RawGguf().bytes()[:-100])  # still being copied
+    assert (ids(found), len(found.problems)) == ([], 1)
+    path.write_bytes(RawGguf().bytes())  # the folder's own time does not change by this
+    assert (ids(found), found.problems, found.default) == (["m"], (), "m")
+    path.unlink()
+    assert (ids(found), found.default) == ([], None)
+
+
+def test_a_defined_file_outside_the_folders_is_noticed_when_it_comes(tmp_path: Path) -> None:
+    path = tmp_path / "elsewhere.gguf"
+    found = catalog(tmp_path / "models", definitions=define("m", path))
+    assert ids(found) == []
+    RawGguf().write(path)
+    assert ids(found) == ["m"]
+
+
+def test_headers_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[Path] = []
+    real = discovery.read_header
+    monkeypatch.setattr(discovery, "read_header", lambda path: reads.append(path) or real(path))
+    first = RawGguf().write(tmp_path / "chat" / "a.gguf")
+    found = catalog(tmp_path)
+    for _ in range(3):
+        found.resolve("a")
+    second = RawGguf().write(tmp_path / "chat" / "b.gguf")
+    assert ids(found) == ["a", "b"]
+    assert reads == [first, second]
+
+
+def test_without_an_engine_for_files_the_catalogue_says_so(tmp_path: Path) -> None:
+    RawGguf().write(tmp_path / "chat" / "a.gguf")
+    found = catalog(tmp_path, backend=None, files=(tmp_path / "chat" / "a.gguf",))
+    assert ids(found) == []
+    assert all("no enabled plugin brings an engine" in problem for problem in found.problems)
+    assert len(found.problems) == 2
+
+
+def test_a_folder_that_can_not_be_listed_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "chat").write_text("a file where a folder should be")
+    assert "can't be listed" in catalog(tmp_path).problems[0]

@@ -1,0 +1,87 @@
+"""Fields of features that are not there: neutral values pass, others are an error that names the field."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from localllm.contract.errors import UnsupportedFeatureError
+from localllm.openai import parse_chat, parse_completion
+from localllm.openai.unsupported import CHAT_REFUSALS, COMPLETION_REFUSALS
+
+HELLO = [{"role": "user", "content": "Hello"}]
+
+ASKING: dict[str, list[Any]] = {
+    "response_format": [{"type": "json_object"}, {"type": "json_schema", "json_schema": {}}, "json", ["text"]],
+    "skip_special_tokens": [False],
+    "typical_p": [0.5, "x"],
+    "typical": [0.5],
+    "tfs_z": [0.5],
+    "tfs": [0.5],
+    "mirostat": [1, 2],
+    "dry_multiplier": [0.8],
+    "xtc_probability": [0.5],
+    "top_n_sigma": [1, "x"],
+    "adaptive_target": [0, 0.5],
+    "t_max_predict_ms": [100],
+    "prompt_logprobs": [0, 1],
+    "n_probs": [5],
+    "tool_choice": ["required", {"type": "function", "function": {"name": "f"}}],
+    "function_call": [{"name": "f"}],
+    "modalities": [["audio"], ["text", "audio"]],
+    "web_search_options": [{}],
+    "add_generation_prompt": [False],
+}
+NEUTRAL: dict[str, list[Any]] = {
+    "response_format": [{"type": "text"}, {}],
+    "skip_special_tokens": [True],
+    "typical_p": [1, 1.0],
+    "typical": [1.0],
+    "tfs_z": [1],
+    "tfs": [1],
+    "mirostat": [0],
+    "dry_multiplier": [0, 0.0],
+    "xtc_probability": [0.0],
+    "top_n_sigma": [-1, 0, -1.0],
+    "adaptive_target": [-1.0],
+    "t_max_predict_ms": [0, -1],
+    "prompt_logprobs": [False],
+    "n_probs": [0],
+    "tool_choice": ["none", "auto"],
+    "function_call": ["none", "auto"],
+    "modalities": [["text"], []],
+    "web_search_options": [False],
+    "add_generation_prompt": [True],
+}
+
+
+def chat(**fields: Any) -> object:
+    return parse_chat({"messages": HELLO, **fields}).generate_request()
+
+
+def completion(**fields: Any) -> object:
+    return parse_completion({"prompt": "a", **fields}).generate_requests()
+
+
+CASES = [(chat, field) for field in CHAT_REFUSALS] + [(completion, field) for field in COMPLETION_REFUSALS]
+
+
+@pytest.mark.parametrize(("parse", "field"), CASES)
+def test_asking_value_is_refused_with_a_reason(parse: Any, field: str) -> None:
+    for value in ASKING.get(field, [["x"], "x", {"x": 1}]):
+        with pytest.raises(UnsupportedFeatureError) as caught:
+            parse(**{field: value})
+        assert caught.value.param == field
+        assert caught.value.message.startswith(f"{field} is not supported here: ")
+
+
+@pytest.mark.parametrize(("parse", "field"), CASES)
+def test_neutral_value_changes_nothing(parse: Any, field: str) -> None:
+    for value in [None, *NEUTRAL.get(field, [[], {}, "", False])]:
+        assert parse(**{field: value}) == parse()
+
+
+@pytest.mark.parametrize("name", ["dry_base", "xtc_threshold", "mirostat_tau", "id_slot", "samplers_seq", "keep_alive"])
+def test_parameters_of_what_is_off_are_ignored(name: str) -> None:
+    assert chat(**{name: 3}) == chat()

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from localllm_llama_cpp.loader import LlamaModel, load
+
+from localllm import LoadRequest, Mode
+from localllm.testing.tiny_model import write_tiny_llama
+
+LoadModel = Callable[..., LlamaModel]
+
+
+@pytest.fixture(scope="session")
+def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_llama(tmp_path_factory.mktemp("models") / "tiny.gguf")
+
+
+@pytest.fixture
+def load_model() -> Iterator[LoadModel]:
+    """Load a file with settings; what was loaded is freed at the end of the test."""
+    loaded: list[LlamaModel] = []
+
+    def load_file(path: Path, *, safe_mode: bool = False, **settings: Any) -> LlamaModel:
+        model = load(LoadRequest("tiny", str(path), Mode.GENERATE, settings, safe_mode))
+        loaded.append(model)
+        return model
+
+    yield load_file
+    for model in loaded:
+        model.close()

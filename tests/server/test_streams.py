@@ -1,0 +1,183 @@
+"""Event streams, departures and slow readers, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+
+import orjson
+import pytest
+
+from localllm.contract.errors import ContextLengthExceededError, WorkerCrashedError
+from localllm.contract.events import RequestFinished
+from tests.server.kit import Kit, Raw, make_kit, statuses
+
+
+def finished(kit: Kit) -> RequestFinished:
+    (event,) = kit.plugins.events
+    assert isinstance(event, RequestFinished)
+    return event
+
+
+def test_stream_is_data_events_and_done() -> None:
+    kit = make_kit()
+    response = asyncio.run(kit.request("POST", "/stream", json={}))
+    assert response.text == 'data: {"text":"Hel"}\n\ndata: {"text":"lo"}\n\ndata: [DONE]\n\n'
+    assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert response.headers["cache-control"] == "no-cache"
+    assert response.headers["x-accel-buffering"] == "no"
+    event = finished(kit)
+    assert (event.endpoint, event.model, event.status, event.finish) == ("stream", "demo", 200, "stop")
+    assert (event.prompt_tokens, event.cached_tokens, event.completion_tokens) == (5, 3, 2)
+    assert event.first_token_seconds is not None
+    assert 0 <= event.first_token_seconds <= event.duration_seconds
+    assert kit.host.acquired == kit.host.client.open == kit.host.client.cancelled == 0
+
+
+def test_error_before_the_first_event_has_its_own_status() -> None:
+    kit = make_kit()
+    kit.host.client.pieces = [ContextLengthExceededError(900, 512)]
+    response = asyncio.run(kit.request("POST", "/stream", json={}))
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert (error["code"], error["param"]) == ("context_length_exceeded", "prompt")
+    assert (error["n_prompt_tokens"], error["n_ctx"]) == (900, 512)
+    assert finished(kit).finish == "context_length_exceeded"
+
+
+def test_error_after_the_first_event_ends_the_stream() -> None:
+    kit = make_kit()
+    kit.host.client.pieces = ["Hel", WorkerCrashedError("killed by SIGKILL", detail={"signal": "SIGKILL"})]
+    response = asyncio.run(kit.request("POST", "/stream", json={}))
+    assert response.status_code == 200
+    first, second, rest = response.text.split("\n\n")
+    assert (first, rest) == ('data: {"text":"Hel"}', "")
+    error = orjson.loads(second.removeprefix("data: "))["error"]
+    assert (error["code"], error["signal"], error["type"]) == ("worker_crashed", "SIGKILL", "server_error")
+    assert finished(kit).finish == "worker_crashed"
+
+
+def test_silence_is_filled_with_pings_and_commits_to_200() -> None:
+    async def scenario() -> None:
+        kit = make_kit(ping_seconds=0.05)
+        client = kit.host.client
+        client.gate, client.hold_before = asyncio.Event(), True
+        client.pieces = [WorkerCrashedError("gone")]
+        async with kit.listening() as listener:
+            raw = await Raw.connect(listener)
+            await raw.post("/stream")
+            assert (await raw.until(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+            await raw.until(b": ping\n\n")
+            await raw.until(b": ping\n\n")
+            client.gate.set()
+            assert b'"code":"worker_crashed"' in await raw.until(b"0\r\n\r\n")
+            raw.abort()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("path", "leave"),
+    [
+        *((path, leave) for path in ("/stream", "/answer") for leave in ("abort", "reset", "half-close")),
+        # Hypercorn stops reading after a byte too many: only a failing write tells. For /answer there is the deadline.
+        ("/stream", "pipelined byte"),
+    ],
+)
+@pytest.mark.parametrize("phase", ["waiting", "writing"])
+def test_a_departure_frees_the_model(path: str, leave: str, phase: str) -> None:
+    async def scenario() -> Kit:
+        kit = make_kit(ping_seconds=0.05)
+        client = kit.host.client
+        client.gate, client.hold_before = asyncio.Event(), phase == "waiting"
+        async with kit.listening() as listener:
+            raw = await Raw.connect(listener)
+            await raw.post(path, extra=b"G" if leave == "pipelined byte" else b"")
+            if path == "/stream":
+                await raw.until(b": ping\n\n" if phase == "waiting" else b'"lo"}\n\n')
+            else:
+                await client.entered.wait()
+            if leave == "half-close":
+                raw.writer.write_eof()
+            elif leave == "reset":
+                raw.writer.get_extra_info("socket").setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                )
+                raw.writer.close()
+            else:
+                raw.abort()
+            await asyncio.wait_for(client.left.wait(), 10)
+            await asyncio.wait_for(kit.plugins.logged.wait(), 20)
+            raw.abort()
+        return kit
+
+    kit = asyncio.run(scenario())
+    assert kit.host.client.cancelled == 1
+    assert kit.host.acquired == kit.drain.open_requests == 0
+    assert finished(kit).finish == "cancelled"
+
+
+def test_the_deadline_ends_what_nothing_else_does() -> None:
+    async def scenario() -> tuple[bytes, Kit]:
+        kit = make_kit(request_timeout_seconds=0.1)
+        kit.host.client.gate = asyncio.Event()
+        async with kit.listening() as listener:
+            raw = await Raw.connect(listener)
+            await raw.post("/answer", extra=b"G")
+            answer = await raw.until(b'"}}')
+            raw.abort()
+            return answer, kit
+
+    answer, kit = asyncio.run(scenario())
+    assert statuses(answer) == [504]
+    assert b"deadline_exceeded" in answer
+    assert b"x-should-retry: false" in answer
+    assert kit.host.client.cancelled == 1
+    assert finished(kit).finish == "deadline_exceeded"
+
+
+@pytest.mark.parametrize("path", ["/stream", "/answer"])
+def test_a_reader_that_does_not_read_is_dropped(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> Kit:
+        kit = make_kit(send_timeout_seconds=0.2)
+        kit.host.client.pieces = ["x" * 65536] * 1000
+        async with kit.listening() as listener:
+            small = socket.socket()
+            small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            small.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(small, listener.address)
+            reader, writer = await asyncio.open_connection(sock=small, limit=1024)
+            raw = Raw(reader, writer)
+            await raw.post(path)
+            await asyncio.wait_for(kit.host.client.left.wait(), 20)
+            await asyncio.wait_for(kit.plugins.logged.wait(), 20)
+            await listener.close(5)  # nothing hangs on a socket that never drains
+            raw.abort()
+        return kit
+
+    kit = asyncio.run(scenario())
+    assert finished(kit).finish == "slow_reader"
+    assert kit.host.acquired == kit.host.client.open == 0
+    assert "Traceback" not in caplog.text
+
+
+def test_a_cancelled_stream_leaves_the_connection_closed_and_others_alone() -> None:
+    async def scenario() -> None:
+        kit = make_kit()
+        kit.host.client.gate = asyncio.Event()
+        async with kit.listening() as listener:
+            leaving, staying = await Raw.connect(listener), await Raw.connect(listener)
+            for raw in (leaving, staying):
+                await raw.post("/stream")
+                await raw.until(b'"lo"}\n\n')
+            leaving.abort()
+            await kit.host.client.left.wait()
+            kit.host.client.gate.set()
+            assert await staying.until(b"0\r\n\r\n") == b"\r\n" + b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
+            await staying.post("/stream")  # the connection lives on
+            assert statuses(await staying.until(b"0\r\n\r\n")) == [200]
+            staying.abort()
+        assert sorted(event.finish for event in kit.plugins.events) == ["cancelled", "stop", "stop"]
+
+    asyncio.run(scenario())
