@@ -17,13 +17,14 @@ export CXXFLAGS
 export CMAKE_ARGS
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help serve install install-dev lint format typecheck test test-full bench rebuild-llama clean
+.PHONY: help serve install install-dev lint format test test-full docs bench rebuild-llama clean
 
 help:
 	@echo "make serve          install if need be, and start the server (ARGS=\"--port 9000\")"
 	@echo "make test           lint, type check and test"
 	@echo "make test-full      the same with many more random cases"
 	@echo "make lint | format  ruff and mypy | rewrite the files by ruff"
+	@echo "make docs           bring docs/configuration.md up to date with the code"
 	@echo "make bench          measure (benchmarks/)"
 	@echo "make rebuild-llama  build llama.cpp again, with the right flags and CMAKE_ARGS"
 
@@ -48,6 +49,9 @@ test: lint
 
 test-full: lint
 	LOCALLLM_TEST_FULL=1 $(BIN)/python -m pytest $(ARGS)
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/python docs/generate.py
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -46,12 +46,12 @@ def _root(
 @app.command()
 def serve(
     model: Annotated[
-        Optional[Path],  # noqa: UP045 - typer reads the annotation
+        Path | None,
         typer.Argument(metavar="MODEL.gguf", help="Serve this file too, and make it the default model."),
     ] = None,
     config: ConfigOption = None,
-    host: Annotated[Optional[str], typer.Option(help="Address to listen on (server.host).")] = None,  # noqa: UP045
-    port: Annotated[Optional[int], typer.Option(help="Port to listen on (server.port).")] = None,  # noqa: UP045
+    host: Annotated[str | None, typer.Option(help="Address to listen on (server.host).")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on (server.port).")] = None,
     settings: SetOption = None,
 ) -> None:
     """Start the server; it runs until Ctrl-C or SIGTERM."""
@@ -104,6 +104,6 @@ def plugins(config: ConfigOption = None, settings: SetOption = None) -> None:
 @app.command()
 def doctor(config: ConfigOption = None, settings: SetOption = None) -> None:
     """Look at the machine, the installation and the models, and say what to mend."""
-    from localllm.cli.doctor import report_doctor
+    from localllm.cli.diagnosis import report_doctor
 
     raise typer.Exit(report_doctor(config, settings or []))

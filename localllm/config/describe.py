@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import tomli_w
 
 from localllm.config.convert import describe_type, section_fields, to_plain
 from localllm.config.definitions import DefinitionSection
-from localllm.config.layers import OTHER_VARIABLES, PREFIX, SHORT_VARIABLES, variable_part
+from localllm.config.layers import OTHER_VARIABLES, PREFIX, SHORT_VARIABLES
 from localllm.config.schema import SECTIONS, Config
 
 _WIDTH = 118
@@ -95,8 +95,8 @@ def manual_tables(plugins: Mapping[str, type]) -> str:
         parts.append(_row(key))
     parts += ["", "### `[models.define.NAME]`", "", "| key | type | default | meaning |", "|---|---|---|---|"]
     parts += [_row(key) for key in _section_keys("models.define.NAME", DefinitionSection)]
-    parts += ["", "### Environment variables", "", "| variable | meaning |", "|---|---|"]
-    parts += [f"| `{name}` | Sets `{path}`. |" for name, path in _variables(plugins)]
+    parts += ["", "### Other environment variables", "", "| variable | meaning |", "|---|---|"]
+    parts += [f"| `{name}` | Short for `{path}`. |" for name, path in SHORT_VARIABLES.items()]
     parts += [f"| `{name}` | {meaning} |" for name, meaning in OTHER_VARIABLES.items()]
     return "\n".join(parts).strip() + "\n"
 
@@ -105,17 +105,6 @@ def _row(key: Key) -> str:
     default = "absent" if key.default is None else f"`{toml_value(key.default)}`"
     kind = f"{key.type}{key.bounds}".replace("|", "or")
     return f"| `{key.name}` | {kind} | {default} | {key.help} |"
-
-
-def _variables(plugins: Mapping[str, type]) -> Iterator[tuple[str, str]]:
-    for key in list_keys(plugins):
-        if key.path == "models.define":
-            continue
-        name = key.path.replace(".", "_").upper()
-        if key.section.startswith("plugin."):
-            name = f"PLUGIN_{variable_part(key.section.removeprefix('plugin.'))}_{key.name.upper()}"
-        yield PREFIX + name, key.path
-    yield from SHORT_VARIABLES.items()
 
 
 def _section_keys(section: str, kind: type) -> list[Key]:

@@ -199,6 +199,8 @@ def put_plugin_variables(layers: Layers, sections: Mapping[str, type], installed
     for name, value in layers.plugin_variables.items():
         if name in known:
             plugin, key = known[name]
+            if f"plugin.{plugin}.{key}" in layers.origins:  # a flag set it already, and flags count more
+                continue
             _put(layers, ("plugin", plugin, key), Text(value), f"{name} (plugin.{plugin}.{key})", problems)
         elif not name.startswith(idle):
             problems.append(f"{name}: no enabled plugin has such a key" + _suggest_variable(name, known))

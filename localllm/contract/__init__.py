@@ -1,1 +1,1 @@
-"""The nouns that the server process and the worker process share: requests, events, models, errors. Standard library only."""
+"""The nouns that server and worker share: requests, events, models, errors. Standard library only."""

@@ -80,7 +80,8 @@ class BackendSpec:
     """An engine. Exactly one of ``factory`` (kind "worker") and ``connect`` (kind "client") is given.
 
     ``settings`` is the dataclass of the engine's keys, which stand in ``[plugin.<name>]`` for all models and in
-    ``[models.define.<id>]`` for one; None when it has none.
+    ``[models.define.<id>]`` for one; None when it has none. That a build needs ``safe_mode`` is remembered by its
+    ``build_id``.
     """
 
     name: str
@@ -89,13 +90,15 @@ class BackendSpec:
     factory: str | None = None
     connect: Callable[[ModelSpec, Mode], Any] | None = None  # returns an awaitable ModelClient
     settings: type | None = None
-    build_id: Callable[[], str] | None = None  # names the native build without importing it; safe_mode is remembered by it
+    build_id: Callable[[], str] | None = None  # names the native build without importing it
     rebuild_command: str | None = None  # what to run when the native build proves to be miscompiled
 
     def __post_init__(self) -> None:
         wanted, other = (self.factory, self.connect) if self.kind == "worker" else (self.connect, self.factory)
         if wanted is None or other is not None:
             message = f"backend {self.name!r} is of kind {self.kind!r}: give it a " + (
-                "factory ('package.module:function') and no connect" if self.kind == "worker" else "connect and no factory"
+                "factory ('package.module:function') and no connect"
+                if self.kind == "worker"
+                else "connect and no factory"
             )
             raise ValueError(message)

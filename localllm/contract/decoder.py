@@ -37,7 +37,7 @@ class Capabilities:
     can_copy: bool = True
     copy_cost_tokens: int = 0  # copy only where the match is longer than this: prefilling so many costs as much
     n_outputs_max: int = 256  # rows with logits in one plan, at most
-    step_seconds: float = 0.2  # while answers are being written, prompts get only as much of a step as keeps it this short
+    step_seconds: float = 0.2  # while answers are written, a step takes only as much of a prompt as keeps it this short
 
 
 @dataclass(frozen=True, slots=True)

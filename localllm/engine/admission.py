@@ -54,10 +54,12 @@ class Admission:
     def decide(self, choice: Choice) -> Decision:
         """Return the start that saves most tokens, net of what it costs. Deterministic; changes nothing."""
         best, best_saved = Decision(Start.FRESH), 0
+        saved_elsewhere = 0
         coming: Decision | None = None
         limit = len(choice.tokens) - 1  # one token must be evaluated for its logits
         for match, resident in self._residents.matches(choice.request.scope, choice.tokens, limit):
-            if coming is None and self._can_copy and match > resident.evaluated:
+            is_coming = match > resident.evaluated
+            if is_coming and coming is None and self._can_copy:
                 coming = Decision(Start.WAIT, match, resident)
             length = min(match, resident.evaluated)
             for start, saved in (
@@ -66,7 +68,10 @@ class Admission:
             ):
                 if saved > best_saved:
                     best, best_saved = Decision(start, length, resident), saved
-        if coming is not None and coming.length - self._copy_cost - best_saved >= MIN_WAIT_GAIN_TOKENS:
+                if saved > saved_elsewhere and not is_coming:
+                    saved_elsewhere = saved
+        # What the coming one holds by now is no alternative to waiting for the rest, however little that is.
+        if coming is not None and coming.length - self._copy_cost - saved_elsewhere >= MIN_WAIT_GAIN_TOKENS:
             return coming
         return best
 
@@ -79,6 +84,7 @@ class Admission:
             return length
         if not self._can_truncate:
             return 0
+        # Where any start would evict this one, it loses nothing; so that no copy evicts its own source either.
         is_next_victim = not self._memory.n_free_ids and self._residents.oldest_idle() is resident
         if is_next_victim or resident.prompt_length - length <= DEAD_TAIL_TOKENS:
             return length
@@ -88,14 +94,13 @@ class Admission:
         """Tokens saved by copying from ``resident``, less what as much time as the copy takes would evaluate."""
         if not self._can_copy or length == 0 or (length < resident.evaluated and not self._can_truncate):
             return 0
-        if not self._memory.n_free_ids and self._residents.oldest_idle(spare=resident) is None:
-            return 0  # no sequence to copy into
         return length - self._copy_cost
 
     def fits(self, choice: Choice, decision: Decision, running: Sequence[Choice]) -> bool:
-        """Whether all that is running can finish its prefill, and draw a token, beside this choice's whole text."""
-        if not running:
-            return True  # a request alone always fits, up to the last cell
+        """Whether all that is running can finish its prefill, and draw a token, beside this choice's whole text.
+
+        A choice alone always fits: its text is shorter than a context, and a context is no more than the cells.
+        """
         holds: list[tuple[int, int]] = []
         n_more = len(choice.tokens) - decision.length + 1
         for other in running:
@@ -110,11 +115,11 @@ class Admission:
         """Carry out a decision other than WAIT. Returns what it costs, in tokens that could be evaluated meanwhile."""
         source, length = decision.source, decision.length
         if source is None:
-            self._residents.seat(choice, 0)
+            self._residents.seat(choice, evaluated=0)
         elif decision.start is Start.CLAIM:
             self._residents.claim(source, choice, length)
         else:
-            resident = self._residents.seat(choice, length, spare=source)
+            resident = self._residents.seat(choice, length)
             self._memory.copy(source.seq, resident.seq, length)
             return self._copy_cost
         return 0

@@ -34,25 +34,25 @@ class Residents:
             for length, seq in tree.match(tokens, limit):
                 yield length, self._by_seq[seq]
 
-    def oldest_idle(self, spare: Resident | None = None) -> Resident | None:
-        """Return the least recently used idle resident other than ``spare``."""
-        return next((resident for resident in self._idle.values() if resident is not spare), None)
+    def oldest_idle(self) -> Resident | None:
+        """Return the least recently used idle resident."""
+        return next(iter(self._idle.values()), None)
 
-    def evict(self, spare: Resident | None = None) -> bool:
+    def evict(self) -> bool:
         """Let the least recently used idle resident go; False if there is none."""
-        victim = self.oldest_idle(spare)
+        victim = self.oldest_idle()
         if victim is None:
             return False
         self.release(victim)
         return True
 
-    def seat(self, choice: Choice, evaluated: int, spare: Resident | None = None) -> Resident:
-        """Give ``choice`` an empty sequence id, evicting for it if need be (but not ``spare``).
+    def seat(self, choice: Choice, evaluated: int) -> Resident:
+        """Give ``choice`` an empty sequence id, evicting for it if need be.
 
         ``evaluated`` is what the sequence will hold when the operations of the next plan are done.
         """
         if not self._memory.n_free_ids:
-            self.evict(spare)
+            self.evict()
         resident = Resident(self._memory.take_id(), choice.request.scope, [], 0, 0)
         self._by_seq[resident.seq] = resident
         self._occupy(resident, choice, evaluated)

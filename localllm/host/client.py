@@ -22,18 +22,21 @@ from localllm.host.event_buffer import STREAM_BYTES, EventBuffer
 from localllm.host.process import WorkerExit, WorkerProcess
 from localllm.host.watchdog import Watchdog
 
-STOP_SECONDS = 5.0
 MAX_UNSENT_BYTES = 64 * 1024 * 1024
 """Requests that the worker does not take from its pipe may pile up to this; then more are refused."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClientLimits:
-    """``max_queue`` is in requests, running and waiting; ``stream_bytes`` is what one reader may be behind."""
+    """``max_queue`` is in requests, running and waiting; ``stream_bytes`` is what one reader may be behind.
+
+    ``stop_seconds`` is what a worker gets to leave by itself before it is made to.
+    """
 
     max_queue: int = 256
     hang_timeout_seconds: float = 300.0
     stream_bytes: int = STREAM_BYTES
+    stop_seconds: float = 5.0
 
 
 class WorkerClient:
@@ -95,7 +98,7 @@ class WorkerClient:
         """Let the worker go. Open generations end with ``UnavailableError``. May be called twice."""
         self._closing = True
         self._fail_all(UnavailableError(f"Model {self._model_id!r} is shutting down. Ask again in a moment."))
-        await self._process.stop(STOP_SECONDS)
+        await self._process.stop(self._limits.stop_seconds)
 
     # --- requests ---
 

@@ -38,7 +38,7 @@ async def launch_worker(command: WorkerCommand, hello: Hello, settings: LaunchSe
     try:
         process = await WorkerProcess.spawn(command)
     except OSError as error:
-        message = f"The worker of model {command.name!r} could not be started: {error}."
+        message = f"The worker of model {command.name!r} could not be started ({command.argv[0]}): {error}."
         raise ModelLoadError(message) from error
     try:
         ready = await _shake_hands(process, hello, settings.load_timeout_seconds)

@@ -39,7 +39,8 @@ class Breaker:
 
     def admit(self) -> None:
         """Let a load begin. Raises ``UnavailableError`` with the time to wait while the breaker is open."""
-        remaining = self._open_until - self._clock()
+        now = self._clock()
+        remaining = self._open_until - now
         if remaining > 0:
             seconds = math.ceil(remaining)
             message = (
@@ -47,6 +48,7 @@ class Breaker:
                 f"in {seconds} seconds. The last failure: {self._last_reason}"
             )
             raise UnavailableError(message, retry_after_seconds=seconds)
+        self._forget_the_calm(now)
         self._probing = self._openings > 0
 
     def record_ready(self) -> None:
@@ -58,13 +60,18 @@ class Breaker:
         now = self._clock()
         policy = self._policy
         self._last_reason = reason
-        while self._failed_at and self._failed_at[0] <= now - policy.window_seconds:
-            self._failed_at.popleft()
-        if not self._probing and now - self._open_until > policy.window_seconds:
-            self._openings = 0
+        self._forget_the_calm(now)
         self._failed_at.append(now)
         if self._probing or len(self._failed_at) >= policy.failures:
             cool_down = min(policy.max_cool_down_seconds, policy.cool_down_seconds * 2**self._openings)
             self._open_until = now + cool_down
             self._openings += 1
             self._probing = False
+
+    def _forget_the_calm(self, now: float) -> None:
+        """Drop failures older than the window, and the back-off when it is over for longer than that."""
+        window = self._policy.window_seconds
+        while self._failed_at and self._failed_at[0] <= now - window:
+            self._failed_at.popleft()
+        if now - self._open_until > window:
+            self._openings = 0

@@ -80,6 +80,11 @@ class Listener:
         name = self._socket.getsockname()
         return name[0], name[1]
 
+    @property
+    def open_connections(self) -> int:
+        """Connections that are open, idle ones too."""
+        return len(self._connections)
+
     async def start(self) -> None:
         """Begin to accept; clients that came since ``open_socket`` have been waiting in the backlog."""
         self._server = await asyncio.start_server(self._serve, sock=self._socket, backlog=BACKLOG)

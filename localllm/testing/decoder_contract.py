@@ -95,7 +95,7 @@ def following(
     sampling: SamplingParams = GREEDY,
     request_id: str = "follower",
 ) -> Iterator[Follower]:
-    """Open a request for ``prompt`` on ``seq``, which holds its first ``held`` tokens; close and empty it afterwards."""
+    """Open a request for ``prompt`` on ``seq``, which holds ``held`` of its tokens; close and empty it afterwards."""
     decoder.open(request_id, sampling, prompt)
     try:
         yield Follower(decoder, list(prompt), seq, request_id, held)

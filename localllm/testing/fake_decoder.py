@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -11,6 +12,9 @@ from localllm.testing.fake_memory import FakeMemory, mix, violated
 
 END_TOKEN = 256
 """The token that ends an answer, above the 256 byte values."""
+
+RECENT_PLANS = 10_000
+"""So many plans a fake decoder remembers, for tests to look at."""
 
 _LETTERS = b"abcdefghijklmnopqrstuvwxyz     "
 
@@ -39,7 +43,7 @@ class FakeDecoder:
         self, capabilities: Capabilities, *, alphabet: bytes = _LETTERS, end_one_in: int = 0, tokens_per_draw: int = 1
     ) -> None:
         self.memory = FakeMemory(capabilities)
-        self.plans: list[Plan] = []
+        self.plans: deque[Plan] = deque(maxlen=RECENT_PLANS)
         self._capabilities = capabilities
         self._alphabet = alphabet
         self._end_one_in = end_one_in

@@ -21,7 +21,7 @@ CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 MERGES = (
     *("t h", "th e", "i n", "e r", "o n", "a n", "r e", "a t", "e n", "o u", "i s", "in g", "an d", "h e", "l l"),
-    *("Ġ t", "Ġ a", "Ġ s", "Ġ w", "Ġt he", "Ġa nd", "Ġ o", "Ġ c", "Ġ b", "Ġo f", "Ġt o", "Ġ in", "e s", "e d", "o r"),
+    *("Ġ t", "Ġ a", "Ġ s", "Ġ w", "Ġ the", "Ġ and", "Ġ o", "Ġ c", "Ġ b", "Ġo f", "Ġt o", "Ġ in", "e s", "e d", "o r"),
 )
 """Pairs that the tokenizer joins, best first; each result is a token of its own."""
 

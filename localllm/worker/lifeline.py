@@ -20,8 +20,10 @@ def claim_pipes() -> tuple[int, int]:
     """Return private descriptors (frames in, frames out), and leave nothing of them on 0 and 1.
 
     Native code prints to fd 1 whatever it likes: that goes to stderr from now on, so that it can't corrupt a frame.
-    Both descriptors are closed in any child that native code starts.
+    Both descriptors are closed in any child that native code starts, and so is whatever else the server had open:
+    uvloop leaves second copies of all three pipes behind.
     """
+    _close_inherited()
     frames_in, frames_out = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -57,6 +59,15 @@ def limit_damage() -> None:
         with contextlib.suppress(OSError):  # a read-only /proc: the kernel then chooses by size alone
             score = Path("/proc/self/oom_score_adj")
             score.write_text(str(min(1000, int(score.read_text()) + _OOM_SCORE_STEP)))
+
+
+def _close_inherited() -> None:
+    folder = Path("/dev/fd")  # Linux and macOS; Windows passes nothing on unasked
+    inherited = [int(entry.name) for entry in folder.iterdir()] if folder.is_dir() else []
+    for descriptor in inherited:
+        if descriptor > 2:
+            with contextlib.suppress(OSError):  # the one that the folder was read through
+                os.close(descriptor)
 
 
 def _prctl(option: int, value: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -58,6 +59,7 @@ class LlamaDecoder:
         self._candidates = Candidates(n_vocab)
         self._samplers: dict[str, RequestSampler] = {}
         self._lengths = [0] * capabilities.n_seq_max  # positions that each sequence holds
+        self._views: dict[tuple[int, int], NDArray[np.float32]] = {}  # of the output buffer, by address and rows
         self._sampling: list[Slice] = []  # owners of the submitted plan's output rows, in row order
 
     @property
@@ -129,7 +131,11 @@ class LlamaDecoder:
         if not logits:
             message = "llama.cpp returned no logits for a batch that asked for some"
             raise RuntimeError(message)
-        rows: NDArray[np.float32] = np.ctypeslib.as_array(logits, shape=(count, self._n_vocab))
+        address = ctypes.addressof(logits.contents)
+        rows = self._views.get((address, count))
+        if rows is None:  # the library keeps its buffer for as long as no step asks for more rows than ever before
+            rows = np.ctypeslib.as_array(logits, shape=(count, self._n_vocab))
+            self._views[address, count] = rows
         return rows
 
     def _apply(self, op: Op) -> None:

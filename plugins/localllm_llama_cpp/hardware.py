@@ -9,9 +9,10 @@ import math
 import os
 from pathlib import Path
 
+LIBRARY_VERSION = "0.3.36"  # of llama-cpp-python: the bindings follow llama.cpp's C API, which makes no promises
 REBUILD_COMMAND = (
     "CXXFLAGS=-fno-dse pip install --force-reinstall --no-deps --no-cache-dir "
-    "--no-binary llama-cpp-python llama-cpp-python"
+    f"--no-binary llama-cpp-python llama-cpp-python=={LIBRARY_VERSION}"
 )
 """Builds the library so that compilers which mistreat AMX code (GCC 12 among them) do no harm."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,6 @@ import jinja2
 import llama_cpp.llama_cpp as lib
 
 from localllm import (
-    Capabilities,
     LoadRequest,
     Mode,
     ModelFileError,
@@ -20,12 +18,12 @@ from localllm import (
     ModelLoadError,
 )
 
+from .context import NativeModel, describe_context, make_context
 from .decoder import LlamaDecoder
 from .hardware import available_memory_bytes
 from .header import ModelHeader
-from .log import NativeLog
-from .memory import MemoryPlan, Wanted, copy_cost_tokens, plan_memory
-from .native_params import context_params, model_params
+from .log import native_log
+from .native_params import model_params
 from .sampling import RequestSampler, SeedSource, VocabularyFacts
 from .sandbox import TemplateLimitError
 from .settings import LlamaCppSettings
@@ -49,24 +47,6 @@ class LlamaModel:
         self.native.close()
 
 
-@dataclass(slots=True)
-class NativeModel:
-    """The library's handles, and what it keeps pointers to."""
-
-    log: NativeLog
-    model: Any
-    context: Any = None
-    keep_alive: Sequence[Any] = ()
-
-    def close(self) -> None:
-        """Free context and model. May be called twice."""
-        if self.context is not None:
-            lib.llama_free(self.context)
-        if self.model is not None:
-            lib.llama_model_free(self.model)
-        self.context = self.model = None
-
-
 def load(request: LoadRequest) -> LlamaModel:
     """Load a GGUF file. The worker's factory. Raises ``ModelFileError`` or ``ModelLoadError``."""
     try:
@@ -78,10 +58,10 @@ def load(request: LoadRequest) -> LlamaModel:
         message = f"The llama_cpp engine can't load model {request.model_id!r} in mode {request.mode.value!r}."
         raise ModelLoadError(message)
     path = _checked_path(request)
-    budget_bytes = _memory_budget(path, settings)
+    free_bytes = available_memory_bytes()
     native = _load_file(request, path, settings)
     try:
-        return _assemble(request, native, settings, budget_bytes)
+        return _assemble(request, native, settings, free_bytes)
     except BaseException:
         native.close()
         raise
@@ -104,15 +84,9 @@ def _checked_path(request: LoadRequest) -> Path:
     return path
 
 
-def _memory_budget(path: Path, settings: LlamaCppSettings) -> int:
-    """Return the bytes that the KV cache may take: a share of what is free once the weights are in memory."""
-    free = available_memory_bytes() - path.stat().st_size
-    return max(0, int(free * settings.memory_fraction))
-
-
 def _load_file(request: LoadRequest, path: Path, settings: LlamaCppSettings) -> NativeModel:
-    log = NativeLog()
-    log.install()
+    log = native_log()
+    log.forget_errors()
     lib.llama_backend_init()
     params, keep_alive = model_params(settings, safe_mode=request.safe_mode)
     model = lib.llama_model_load_from_file(str(path).encode(), params)
@@ -123,11 +97,13 @@ def _load_file(request: LoadRequest, path: Path, settings: LlamaCppSettings) -> 
     return NativeModel(log, model, keep_alive=keep_alive)
 
 
-def _assemble(request: LoadRequest, native: NativeModel, settings: LlamaCppSettings, budget_bytes: int) -> LlamaModel:
+def _assemble(request: LoadRequest, native: NativeModel, settings: LlamaCppSettings, free_bytes: int) -> LlamaModel:
     header = ModelHeader(native.model)
-    plan = plan_memory(_wanted(native, settings), header.cache_shape(settings), budget_bytes)
-    _make_context(request, native, settings, plan)
-    capabilities = _capabilities(native, header, settings, plan)
+    size_bytes = int(lib.llama_model_size(native.model))
+    # The weights of a mapped file come into memory only as they are used, so that what is free now would deceive.
+    budget_bytes = max(0, int((free_bytes - size_bytes) * settings.memory_fraction))
+    plan = make_context(request.model_id, native, header, settings, budget_bytes)
+    capabilities = describe_context(native, header, settings, plan)
     vocab = lib.llama_model_get_vocab(native.model)
     tokenizer = LlamaTokenizer(vocab)
     renderer, template_notes = _renderer(header, vocab, tokenizer)
@@ -144,7 +120,7 @@ def _assemble(request: LoadRequest, native: NativeModel, settings: LlamaCppSetti
             n_vocab=tokenizer.n_vocab,
             description=header.description,
             n_params=int(lib.llama_model_n_params(native.model)),
-            size_bytes=int(lib.llama_model_size(native.model)),
+            size_bytes=size_bytes,
             has_chat_template=isinstance(renderer, ChatTemplate),
             notes=(*plan.notes, *template_notes),
             meta={
@@ -159,58 +135,6 @@ def _assemble(request: LoadRequest, native: NativeModel, settings: LlamaCppSetti
         tokenizer=tokenizer,
         renderer=renderer,
         native=native,
-    )
-
-
-def _wanted(native: NativeModel, settings: LlamaCppSettings) -> Wanted:
-    return Wanted(
-        context_length=settings.context_length,
-        n_ctx_train=int(lib.llama_model_n_ctx_train(native.model)),
-        parallel=settings.parallel,
-        cached_sequences=settings.cached_sequences,
-        layout=settings.kv_layout,
-        n_ubatch=settings.n_ubatch,
-        swa_full=settings.swa_full,
-    )
-
-
-def _make_context(request: LoadRequest, native: NativeModel, settings: LlamaCppSettings, plan: MemoryPlan) -> None:
-    if lib.llama_model_has_encoder(native.model) or not lib.llama_model_has_decoder(native.model):
-        message = f"Model {request.model_id!r} does not write text by itself: it is not a decoder-only model."
-        raise ModelLoadError(message)
-    native.context = lib.llama_init_from_model(native.model, context_params(settings, plan))
-    if not native.context:
-        reason = native.log.first_error or "llama.cpp gave no reason"
-        message = (
-            f"llama.cpp can't make a context of {plan.n_ctx} KV cells for model {request.model_id!r}: {reason}. "
-            "If memory is short, lower context_length or parallel."
-        )
-        raise ModelLoadError(message)
-    if not lib.llama_get_memory(native.context):
-        message = f"Model {request.model_id!r} keeps no memory of what it reads, so it can't write text."
-        raise ModelLoadError(message)
-
-
-def _capabilities(
-    native: NativeModel, header: ModelHeader, settings: LlamaCppSettings, plan: MemoryPlan
-) -> Capabilities:
-    """Describe the context as the library made it: it rounds sizes (llama.h, llama_n_ctx and its like)."""
-    n_ctx, n_ctx_seq = int(lib.llama_n_ctx(native.context)), int(lib.llama_n_ctx_seq(native.context))
-    recurrent_only = bool(lib.llama_model_is_recurrent(native.model))
-    # One pool gives away cells behind any sequence's window, so only streams keep what a full-size window promises.
-    keeps_window = header.n_swa == 0 or (settings.swa_full and plan.layout == "streams")
-    return Capabilities(
-        context_length=min(plan.context_length, n_ctx_seq),
-        n_cells=plan.context_length * plan.n_seq_max if recurrent_only else n_ctx,
-        n_seq_max=int(lib.llama_n_seq_max(native.context)),
-        n_batch=int(lib.llama_n_batch(native.context)),
-        parallel=plan.parallel,
-        layout=plan.layout,
-        can_truncate=keeps_window and not header.is_recurrent,
-        can_copy=True,
-        copy_cost_tokens=copy_cost_tokens(n_ctx_seq) if plan.layout == "streams" and not recurrent_only else 0,
-        n_outputs_max=plan.n_seq_max,
-        step_seconds=settings.max_step_ms / 1000,
     )
 
 

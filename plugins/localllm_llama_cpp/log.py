@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import sys
-from typing import Any, TextIO
+from typing import Any
 
 import llama_cpp.llama_cpp as lib
 
-_EXPECTED = ("possible training context overflow",)  # a pool for several contexts is longer than one, on purpose
 # enum ggml_log_level (ggml.h)
 _WARN, _ERROR, _CONTINUED = 3, 4, 5
+_EXPECTED = ("possible training context overflow",)  # a pool for several contexts is longer than one, on purpose
 
 
 class NativeLog:
-    """Receives the library's log lines while installed. The library keeps a pointer to it: it must stay alive."""
+    """The receiver of the library's log lines."""
 
-    def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = stream
+    def __init__(self) -> None:
         self._shown = False
         self.first_error = ""  # the cause; what follows are its consequences
         self._callback: Any = lib.llama_log_callback(self._receive)
-
-    def install(self) -> None:
-        """Become the library's only log receiver, in place of its own lines on stderr."""
         lib.llama_log_set(self._callback, ctypes.c_void_p(0))
+
+    def forget_errors(self) -> None:
+        """Begin to look for the first error anew."""
+        self.first_error = ""
 
     def _receive(self, level: int, text: bytes | None, _user_data: object) -> None:
         """Handle one piece of a line; called by native code, from any of its threads."""
@@ -34,4 +35,11 @@ class NativeLog:
         if level == _ERROR:
             self.first_error = self.first_error or line.strip()
         if self._shown:
-            print(line, end="", file=self._stream or sys.stderr, flush=True)  # stderr is the worker's log
+            sys.stderr.write(line)
+            sys.stderr.flush()
+
+
+@functools.cache
+def native_log() -> NativeLog:
+    """Return the process's one receiver. The library keeps a pointer to it and may log at any time, so it stays."""
+    return NativeLog()

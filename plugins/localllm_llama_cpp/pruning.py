@@ -19,16 +19,23 @@ def top_k_candidates(row: Row, k: int) -> Ids | None:
     """Return ids, ascending, that hold every candidate of the ``k`` largest (ties too); None: take the whole row.
 
     The row is read as a table of G rows, and the maximum of each column taken (that axis is the fast one). The k-th
-    largest maximum is a lower bound of the k-th largest logit, because k different logits are at least as large.
+    largest maximum is a lower bound of the k-th largest logit, because k different logits are at least as large. So
+    only columns whose maximum reaches it are looked at again, and the tail that fills no row of the table.
     """
     n_vocab = row.shape[0]
     groups = min(GROUPS, n_vocab // (MAXIMA_PER_K * k))
     if groups < SMALLEST_GROUP:
         return None
     columns = n_vocab // groups
-    maxima = row[: groups * columns].reshape(groups, columns).max(axis=0)
+    table = row[: groups * columns].reshape(groups, columns)
+    maxima = table.max(axis=0)
     bound = np.partition(maxima, columns - k)[columns - k]
-    return np.flatnonzero(row >= bound)
+    candidates = (maxima >= bound).nonzero()[0]
+    found = (table.take(candidates, axis=1) >= bound).ravel().nonzero()[0]  # one axis: twice as fast as two
+    at_row, at_candidate = np.divmod(found, max(1, len(candidates)))  # none where all is "not a number"
+    ids: Ids = at_row * columns + candidates[at_candidate]
+    tail = (row[groups * columns :] >= bound).nonzero()[0]
+    return np.concatenate([ids, tail + groups * columns]) if len(tail) else ids
 
 
 def min_p_candidates(row: Row, min_p: float) -> Ids:

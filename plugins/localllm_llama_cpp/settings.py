@@ -31,7 +31,7 @@ class LlamaCppSettings:
     cached_sequences: int = setting(
         8, "Finished sequences that stay for reuse, beside the running ones.", minimum=0, maximum=MAX_SEQUENCES - 1
     )
-    kv_layout: KvLayoutSetting = setting("auto", "KV cells as one pool ('unified') or a fixed share for each sequence ('streams').")
+    kv_layout: KvLayoutSetting = setting("auto", "KV cells as one pool ('unified') or a share for each ('streams').")
     n_batch: int = setting(0, "Tokens in one step, at most; 0: 512 on a CPU, 2048 on a GPU.", minimum=0)
     n_ubatch: int = setting(
         512, "Tokens that the library computes at once; larger steps are cut into these.", minimum=1

@@ -187,6 +187,11 @@ def test_every_key_can_be_set_by_a_variable(tmp_path: Path, name: str, value: st
     assert type(found) is type(expected)
 
 
+def test_a_flag_counts_over_a_plugins_variable(tmp_path: Path) -> None:
+    config = load(tmp_path, "[plugin.notes]\nlimit = 1", "plugin.notes.limit=3", LOCALLLM_PLUGIN_NOTES_LIMIT="2")
+    assert config.plugin["notes"].limit == 3
+
+
 @pytest.mark.parametrize(
     ("name", "problem"),
     [

@@ -236,7 +236,8 @@ class Run:
         for step in range(STEP_LIMIT):
             missing = self.submit_due(step)
             self.cancel_due(step)
-            if not self.loop.has_work and not missing and not self.submit_due(step):
+            if not self.loop.has_work and not missing:
+                self.submit_due(step)  # a turn that follows one that was just cancelled or never came
                 if not self.loop.has_work:
                     return
             for request_id, happened in self.loop.step().events:
@@ -278,6 +279,7 @@ def check_workload(world: World, workload: list[Arrival], budgets: list[int]) ->
         assert answer.finishes() == expected.finishes()
         assert answer.logprobs() == expected.logprobs()
         assert answer.events[-1].usage.completion_tokens == expected.events[-1].usage.completion_tokens
+    assert all(plan.slices for plan in run.decoder.plans), "a step that evaluates nothing"
     assert run.decoder.open_requests == frozenset()
     scheduler = run.loop._scheduler
     assert not scheduler._requests

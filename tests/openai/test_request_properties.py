@@ -12,7 +12,7 @@ from localllm.contract.errors import InvalidRequestError, UnsupportedFeatureErro
 from localllm.openai import ChatCompletionRequest, CompletionRequest, parse_chat, parse_completion
 from localllm.openai.unsupported import CHAT_REFUSALS, COMPLETION_REFUSALS
 
-EXAMPLES = 3000 if os.environ.get("LOCALLLM_TEST_FULL") == "1" else 200
+EXAMPLES = 2000 if os.environ.get("LOCALLLM_TEST_FULL") == "1" else 200
 SCALARS = (
     st.none()
     | st.booleans()

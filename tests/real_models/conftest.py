@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,6 @@ class RunningServer:
 
     url: str
     api_key: str
-    process: subprocess.Popen[str]
     log: list[str]
 
     @property
@@ -69,7 +68,9 @@ def running_server(directory: Path, *, api_key: str = "") -> Iterator[RunningSer
     keys = f'api_keys = ["{api_key}"]\n' if api_key else ""
     config.write_text(
         f'state_directory = "state"\n[server]\nport = 0\nshutdown_seconds = 1\n{keys}'
-        f'[models]\ndirectory = "{ROOT / "models"}"\ndefault = "localllm-demo"\n',
+        f'[models]\ndirectory = "{ROOT / "models"}"\ndefault = "localllm-demo"\n'
+        # On cores that others use too, llama.cpp's threads wait for each other longer than they work.
+        "[plugin.llama_cpp]\nthreads = 1\nthreads_batch = 1\n",
         encoding="utf-8",
     )
     process = subprocess.Popen(
@@ -83,7 +84,7 @@ def running_server(directory: Path, *, api_key: str = "") -> Iterator[RunningSer
     with process:
         output = _Output(process)
         try:
-            yield RunningServer(output.wait_until_listening(30), api_key, process, output.lines)
+            yield RunningServer(output.wait_until_listening(30), api_key, output.lines)
         finally:
             process.terminate()
             try:
@@ -110,9 +111,3 @@ def guarded_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running
     """A server that asks for a key."""
     with running_server(tmp_path_factory.mktemp("guarded"), api_key="sk-test-0123456789abcdef") as running:
         yield running
-
-
-@pytest.fixture
-def start_server(tmp_path: Path) -> Callable[[], object]:
-    """A context manager that runs a server of the test's own."""
-    return lambda: running_server(tmp_path)

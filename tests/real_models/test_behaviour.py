@@ -69,13 +69,14 @@ def test_second_turn_evaluates_only_what_is_new(server: Any) -> None:
     assert second["timings"]["prompt_n"] == second["usage"]["prompt_tokens"] - cached
 
 
-def test_prompt_that_must_not_be_cached_is_evaluated_whole(server: Any) -> None:
-    question = [user("Which city is the capital of Kenya?")]
+def test_prompt_that_must_not_be_cached_is_neither_taken_from_the_cache_nor_left_there(server: Any) -> None:
+    question = [user("Repeat after me: lomu vasti perro quindal esto barafin")]
     for _ in range(2):
         (answer,) = ask_all(server, [question], at_once=1, cache_prompt=False)
         assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
     (answer,) = ask_all(server, [question], at_once=1)
-    assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+    usage = answer["usage"]
+    assert usage["prompt_tokens_details"]["cached_tokens"] < usage["prompt_tokens"] // 2  # the template's opening words
 
 
 COUNTRIES = (
@@ -110,7 +111,7 @@ def test_held_out_dialogues_are_answered_right_through_the_server(server: Any) -
     conversations = [
         [{"role": message.role, "content": message.content} for message in dialogue.messages] for dialogue in dialogues
     ]
-    answers = [text_of(answer) for answer in ask_all(server, conversations, at_once=8)]
+    answers = [text_of(answer) for answer in ask_all(server, conversations, at_once=8, max_tokens=300)]
     wrong = Counter(
         dialogue.kind for dialogue, answer in zip(dialogues, answers, strict=True) if not dialogue.accepts(answer)
     )

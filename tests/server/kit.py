@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import orjson
+import pytest
+import uvloop
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -42,6 +45,8 @@ from localllm.server.json_body import read_json
 from localllm.server.listener import Listener, open_socket
 from localllm.server.pipeline import stream_generation
 from localllm.server.sse import EventStream
+
+T = TypeVar("T")
 
 CHAT = ModelSpec("demo", "fake", created=1_700_000_000, meta={"name": "Demo", "context_length": 512}, aliases=("d",))
 NESTED = ModelSpec("org/name:Q4", "fake", created=1_700_000_001)
@@ -270,11 +275,36 @@ def make_kit(*, models: ModelsSection | None = None, plugins: FakePlugins | None
     return Kit(app, plugins.host, plugins, drain)
 
 
+_opened: ContextVar[list[Raw]] = ContextVar("opened")
+
+
+def run(scenario: Coroutine[Any, Any, T], *, loop: str = "asyncio") -> T:
+    """Run one test's scenario in an event loop of its own, and close the clients that it leaves open.
+
+    ``loop`` is "asyncio" or "uvloop"; the server takes uvloop where there is one.
+    """
+
+    async def main() -> T:
+        opened: list[Raw] = []
+        _opened.set(opened)
+        try:
+            return await scenario
+        finally:
+            for raw in opened:
+                raw.abort()
+            await asyncio.sleep(0)  # transports close in the loop's next turn
+
+    factory = uvloop.new_event_loop if loop == "uvloop" else None
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(main())
+
+
 class Raw:
-    """A client that sends bytes as they are."""
+    """A client that sends bytes as they are. Only inside of :func:`run`, which closes it."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
+        _opened.get().append(self)
 
     @classmethod
     async def connect(cls, listener: Listener) -> Raw:
@@ -303,6 +333,11 @@ class Raw:
 
     def abort(self) -> None:
         self.writer.transport.abort()
+
+
+def our_log(caplog: pytest.LogCaptureFixture) -> str:
+    """Return what the server logged; the test client logs too."""
+    return "\n".join(record.getMessage() for record in caplog.records if record.name.startswith("localllm"))
 
 
 def statuses(data: bytes) -> list[int]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import platform
 from importlib.metadata import version
 
 import httpx
 import pytest
 
-from localllm.contract.model import ModelInfo
-from tests.server.kit import FakeHost, FakeState, Kit, make_kit
+from localllm.contract.errors import ModelNotFoundError
+from localllm.contract.model import Mode, ModelInfo, ModelSpec
+from tests.server.kit import EMBEDDER, FakeState, Kit, make_kit, run
 
 
 def get(kit: Kit, path: str) -> httpx.Response:
-    return asyncio.run(kit.request("GET", path))
+    return run(kit.request("GET", path))
 
 
 def test_model_list() -> None:
@@ -75,13 +75,16 @@ def test_health() -> None:
     assert body == {"status": "ok", "default_model": "demo", "models": ["demo", "org/name:Q4", "embedder"]}
 
 
-def test_health_without_models() -> None:
+def test_health_without_a_chat_model() -> None:
+    def resolve(name: str | None, mode: Mode) -> ModelSpec:
+        raise ModelNotFoundError("there is no chat model")
+
     kit = make_kit()
-    kit.host.specs.clear()
-    kit.host.resolve = FakeHost(kit.host.specs[0] if kit.host.specs else FakeHost().specs[2]).resolve  # type: ignore[method-assign]
+    kit.host.specs = [EMBEDDER]
+    kit.host.resolve = resolve  # type: ignore[method-assign]
     response = get(kit, "/health")
     assert response.status_code == 200
-    assert response.json()["models"] == []
+    assert response.json() == {"status": "ok", "default_model": None, "models": ["embedder"]}
 
 
 def test_health_tells_of_safe_mode() -> None:
@@ -112,5 +115,5 @@ def test_version() -> None:
 
 
 def test_head_is_get_without_a_body() -> None:
-    response = asyncio.run(make_kit().request("HEAD", "/v1/models"))
+    response = run(make_kit().request("HEAD", "/v1/models"))
     assert (response.status_code, response.content) == (200, b"")

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 import localllm.server
 from localllm.contract.errors import InvalidRequestError, LocalLLMError, ModelLoadError, OverloadedError
 from localllm.server.errors import ERROR_KINDS, error_body, error_kind, error_response
-from tests.server.kit import FakeHost, FakePlugins, Kit, Raw, make_kit, statuses
+from tests.server.kit import FakeHost, FakePlugins, Kit, Raw, make_kit, run, statuses
 
 DOCS = Path(__file__).parents[2] / "docs" / "errors.md"
 
@@ -120,7 +120,7 @@ def test_bad_input_on_every_route(bad: str) -> None:
                 assert faults is None or error["code"] in faults
                 assert (response.status_code == 500) is (path == "/boom" and method == "GET")
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 @pytest.mark.parametrize(
@@ -136,18 +136,18 @@ def test_bad_input_on_every_route(bad: str) -> None:
     ],
 )
 def test_routing_errors(method: str, path: str, status: int, code: str) -> None:
-    response = asyncio.run(make_kit().request(method, f"http://localhost:8000{path}"))
+    response = run(make_kit().request(method, f"http://localhost:8000{path}"))
     assert response.status_code == status
     assert check_shape(response.json())["code"] == code
 
 
 def test_method_not_allowed_names_the_methods() -> None:
-    response = asyncio.run(make_kit().request("GET", "/echo"))
+    response = run(make_kit().request("GET", "/echo"))
     assert response.headers["allow"] == "POST"
 
 
 def test_an_unexpected_exception_tells_nothing_but_where_to_look(caplog: pytest.LogCaptureFixture) -> None:
-    response = asyncio.run(make_kit().request("GET", "/boom", headers={"x-request-id": "abc"}))
+    response = run(make_kit().request("GET", "/boom", headers={"x-request-id": "abc"}))
     assert response.status_code == 500
     assert check_shape(response.json())["message"].endswith("under request id abc.")
     assert "secret detail" not in response.text
@@ -156,7 +156,7 @@ def test_an_unexpected_exception_tells_nothing_but_where_to_look(caplog: pytest.
 
 
 def test_an_http_exception_of_a_plugin_keeps_its_status_and_headers() -> None:
-    response = asyncio.run(make_kit().request("GET", "/teapot"))
+    response = run(make_kit().request("GET", "/teapot"))
     assert response.status_code == 418
     assert response.headers["x-spout"] == "yes"
     assert check_shape(response.json())["message"] == "short and stout"
@@ -171,7 +171,7 @@ def test_half_an_answer_is_not_passed_off_as_a_whole_one() -> None:
             raw.abort()
             return data
 
-    data = asyncio.run(scenario())
+    data = run(scenario())
     assert b"first half" in data
     assert not data.endswith(b"0\r\n\r\n")
 
@@ -192,17 +192,18 @@ class Faulty:
 def test_a_failing_middleware_of_a_plugin(position: str) -> None:
     plugins = FakePlugins(FakeHost())
     plugins.wrap(Middleware(Faulty), position)
-    response = asyncio.run(make_kit(plugins=plugins).request("GET", "/health"))
+    response = run(make_kit(plugins=plugins).request("GET", "/health"))
     assert response.status_code == 500
     check_shape(response.json())
 
 
 POST_JSON = b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
 RAW_REQUESTS = {
-    "length and chunked": (POST_JSON + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", 400),
+    "length and chunked": (POST_JSON + b"Content-Length: 4\r\n" + CHUNKED + b"2\r\n{}\r\n0\r\n\r\n", 400),
     "two lengths": (b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}", 400),
     "negative length": (b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: -2\r\n\r\n{}", 400),
-    "bad chunk": (POST_JSON + b"Transfer-Encoding: chunked\r\n\r\nZZ\r\n{}\r\n0\r\n\r\n", 400),
+    "bad chunk": (POST_JSON + CHUNKED + b"ZZ\r\n{}\r\n0\r\n\r\n", 400),
     "unknown coding": (b"POST /echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
     "nul in header": (b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: a\0b\r\n\r\n", 400),
     "nul in target": (b"GET /he\0alth HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
@@ -231,7 +232,7 @@ def test_malformed_http_gets_one_answer_and_the_door(name: str, caplog: pytest.L
             raw.abort()
             return answer
 
-    answer = asyncio.run(scenario())
+    answer = run(scenario())
     assert statuses(answer) == [status]
     check_shape(orjson.loads(answer.partition(b"\r\n\r\n")[2]))
     assert "Traceback" not in caplog.text
@@ -247,7 +248,7 @@ def test_upgrades_to_http2_are_ignored() -> None:
             raw.abort()
             return statuses(answer)
 
-    assert asyncio.run(scenario()) == [200]
+    assert run(scenario()) == [200]
 
 
 def test_a_body_that_is_cut_off_reaches_no_handler() -> None:
@@ -262,7 +263,7 @@ def test_a_body_that_is_cut_off_reaches_no_handler() -> None:
             raw.abort()
         return kit
 
-    kit = asyncio.run(scenario())
+    kit = run(scenario())
     assert kit.host.client.requests == []
     assert kit.plugins.events[0].finish == "cancelled"
 

@@ -7,13 +7,13 @@ import asyncio
 import httpx
 import pytest
 
-from tests.server.kit import Kit, Raw, make_kit, statuses
+from tests.server.kit import Kit, Raw, make_kit, run, statuses
 
 
 def ask(kit: Kit, method: str = "POST", path: str = "/echo", **options: object) -> httpx.Response:
     if method == "POST":
         options.setdefault("json", {})
-    return asyncio.run(kit.request(method, path, **options))
+    return run(kit.request(method, path, **options))
 
 
 HOSTS = [
@@ -62,7 +62,7 @@ def test_host_must_be_there_once() -> None:
                 raw.abort()
         return found
 
-    assert asyncio.run(scenario()) == [[400], [400], [400]]
+    assert run(scenario()) == [[400], [400], [400]]
 
 
 ORIGINS = [
@@ -202,11 +202,12 @@ def test_an_unwanted_upload_gets_its_answer_and_holds_nothing(path: str, chunked
             answer = await raw.until(b'"}}' if path != "/echo" else b"}}")
             sent = await uploading
             await raw.rest()
-            raw.abort()
             await asyncio.wait_for(kit.plugins.logged.wait(), 20)
+            await listener.close(5)
+            assert listener.open_connections == 0
         return answer, sent
 
-    answer, _ = asyncio.run(scenario())
+    answer, _ = run(scenario())
     assert statuses(answer) == [{"/echo": 413, "/nowhere": 404, "/health": 405}[path]]
     assert b"connection: close" in answer
 
@@ -222,7 +223,7 @@ def test_a_small_unwanted_body_keeps_the_connection() -> None:
             raw.abort()
             return statuses(first) + statuses(second)
 
-    assert asyncio.run(scenario()) == [404, 200]
+    assert run(scenario()) == [404, 200]
 
 
 def test_a_body_that_drips_is_cut_at_the_deadline() -> None:
@@ -236,7 +237,7 @@ def test_a_body_that_drips_is_cut_at_the_deadline() -> None:
             raw.abort()
         return answer, kit
 
-    answer, kit = asyncio.run(scenario())
+    answer, kit = run(scenario())
     assert statuses(answer) == [408]
     assert b'"code":"body_timeout"' in answer
     assert kit.host.client.requests == []
@@ -254,4 +255,4 @@ def test_the_client_is_told_to_go_on() -> None:
             raw.abort()
             return answer
 
-    assert statuses(asyncio.run(scenario())) == [200]
+    assert statuses(run(scenario())) == [200]

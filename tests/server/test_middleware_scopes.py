@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 
@@ -21,7 +20,7 @@ from localllm.server.middleware.request_guard import RequestGuard
 from localllm.server.middleware.request_id import RequestId
 from localllm.server.middleware.send_deadline import SendDeadline
 from localllm.server.routes import RouteTable
-from tests.server.kit import make_kit
+from tests.server.kit import make_kit, run
 
 ROUTES = RouteTable([])
 LOGGER = logging.getLogger("test")
@@ -61,7 +60,7 @@ def test_foreign_scopes(layer: str, kind: str) -> None:
         sent.append(message)
 
     scope = {"type": kind}
-    asyncio.run(LAYERS[layer](app)(scope, receive, send))  # type: ignore[arg-type]
+    run(LAYERS[layer](app)(scope, receive, send))  # type: ignore[arg-type]
     if layer == "RequestGuard" and kind == "websocket":
         assert seen == []
         assert sent[0]["type"] == "websocket.close"
@@ -80,5 +79,5 @@ def test_no_websocket_gets_in() -> None:
         sent.append(message)
 
     scope = {"type": "websocket", "path": "/echo", "headers": [], "query_string": b"", "subprotocols": []}
-    asyncio.run(make_kit().app(scope, receive, send))
+    run(make_kit().app(scope, receive, send))
     assert [message["type"] for message in sent] == ["websocket.close"]

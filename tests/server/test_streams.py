@@ -11,7 +11,8 @@ import pytest
 
 from localllm.contract.errors import ContextLengthExceededError, WorkerCrashedError
 from localllm.contract.events import RequestFinished
-from tests.server.kit import Kit, Raw, make_kit, statuses
+from localllm.server import connection
+from tests.server.kit import Kit, Raw, make_kit, run, statuses
 
 
 def finished(kit: Kit) -> RequestFinished:
@@ -22,7 +23,7 @@ def finished(kit: Kit) -> RequestFinished:
 
 def test_stream_is_data_events_and_done() -> None:
     kit = make_kit()
-    response = asyncio.run(kit.request("POST", "/stream", json={}))
+    response = run(kit.request("POST", "/stream", json={}))
     assert response.text == 'data: {"text":"Hel"}\n\ndata: {"text":"lo"}\n\ndata: [DONE]\n\n'
     assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert response.headers["cache-control"] == "no-cache"
@@ -38,7 +39,7 @@ def test_stream_is_data_events_and_done() -> None:
 def test_error_before_the_first_event_has_its_own_status() -> None:
     kit = make_kit()
     kit.host.client.pieces = [ContextLengthExceededError(900, 512)]
-    response = asyncio.run(kit.request("POST", "/stream", json={}))
+    response = run(kit.request("POST", "/stream", json={}))
     assert response.status_code == 400
     error = response.json()["error"]
     assert (error["code"], error["param"]) == ("context_length_exceeded", "prompt")
@@ -49,7 +50,7 @@ def test_error_before_the_first_event_has_its_own_status() -> None:
 def test_error_after_the_first_event_ends_the_stream() -> None:
     kit = make_kit()
     kit.host.client.pieces = ["Hel", WorkerCrashedError("killed by SIGKILL", detail={"signal": "SIGKILL"})]
-    response = asyncio.run(kit.request("POST", "/stream", json={}))
+    response = run(kit.request("POST", "/stream", json={}))
     assert response.status_code == 200
     first, second, rest = response.text.split("\n\n")
     assert (first, rest) == ('data: {"text":"Hel"}', "")
@@ -74,7 +75,7 @@ def test_silence_is_filled_with_pings_and_commits_to_200() -> None:
             assert b'"code":"worker_crashed"' in await raw.until(b"0\r\n\r\n")
             raw.abort()
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 @pytest.mark.parametrize(
@@ -86,7 +87,8 @@ def test_silence_is_filled_with_pings_and_commits_to_200() -> None:
     ],
 )
 @pytest.mark.parametrize("phase", ["waiting", "writing"])
-def test_a_departure_frees_the_model(path: str, leave: str, phase: str) -> None:
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_departure_frees_the_model(path: str, leave: str, phase: str, loop: str) -> None:
     async def scenario() -> Kit:
         kit = make_kit(ping_seconds=0.05)
         client = kit.host.client
@@ -112,7 +114,7 @@ def test_a_departure_frees_the_model(path: str, leave: str, phase: str) -> None:
             raw.abort()
         return kit
 
-    kit = asyncio.run(scenario())
+    kit = run(scenario(), loop=loop)
     assert kit.host.client.cancelled == 1
     assert kit.host.acquired == kit.drain.open_requests == 0
     assert finished(kit).finish == "cancelled"
@@ -129,7 +131,7 @@ def test_the_deadline_ends_what_nothing_else_does() -> None:
             raw.abort()
             return answer, kit
 
-    answer, kit = asyncio.run(scenario())
+    answer, kit = run(scenario())
     assert statuses(answer) == [504]
     assert b"deadline_exceeded" in answer
     assert b"x-should-retry: false" in answer
@@ -138,7 +140,8 @@ def test_the_deadline_ends_what_nothing_else_does() -> None:
 
 
 @pytest.mark.parametrize("path", ["/stream", "/answer"])
-def test_a_reader_that_does_not_read_is_dropped(path: str, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_reader_that_does_not_read_is_dropped(path: str, loop: str, caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> Kit:
         kit = make_kit(send_timeout_seconds=0.2)
         kit.host.client.pieces = ["x" * 65536] * 1000
@@ -153,10 +156,11 @@ def test_a_reader_that_does_not_read_is_dropped(path: str, caplog: pytest.LogCap
             await asyncio.wait_for(kit.host.client.left.wait(), 20)
             await asyncio.wait_for(kit.plugins.logged.wait(), 20)
             await listener.close(5)  # nothing hangs on a socket that never drains
+            assert listener.open_connections == 0
             raw.abort()
         return kit
 
-    kit = asyncio.run(scenario())
+    kit = run(scenario(), loop=loop)
     assert finished(kit).finish == "slow_reader"
     assert kit.host.acquired == kit.host.client.open == 0
     assert "Traceback" not in caplog.text
@@ -180,4 +184,62 @@ def test_a_cancelled_stream_leaves_the_connection_closed_and_others_alone() -> N
             staying.abort()
         assert sorted(event.finish for event in kit.plugins.events) == ["cancelled", "stop", "stop"]
 
-    asyncio.run(scenario())
+    run(scenario())
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_storm_of_departures_leaves_nothing_behind(loop: str) -> None:
+    """Clients that connect, ask and reset at once, at every point of their request."""
+
+    async def scenario() -> Kit:
+        kit = make_kit()
+        kit.host.client.gate = asyncio.Event()
+        async with kit.listening() as listener:
+            request = b"POST /stream HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            request += b"Content-Length: 2\r\n\r\n{}"
+            for cut in range(0, len(request) + 1, 2):
+                raw = await Raw.connect(listener)
+                await raw.send(request[:cut])
+                raw.abort()
+            last = await Raw.connect(listener)
+            await last.post("/stream")
+            await last.until(b'"lo"}\n\n')
+            kit.host.client.gate.set()
+            await last.until(b"0\r\n\r\n")
+            last.abort()
+            await listener.close(5)
+            assert listener.open_connections == 0
+        return kit
+
+    kit = run(scenario(), loop=loop)
+    assert kit.host.acquired == kit.host.client.open == kit.drain.open_requests == 0
+
+
+def test_a_slow_header_is_cut_and_an_idle_connection_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "HEADER_TIMEOUT_SECONDS", 0.1)
+
+    async def scenario() -> None:
+        async with make_kit().listening() as listener:
+            idle, slow, again = [await Raw.connect(listener) for _ in range(3)]
+            await slow.send(b"GET /health HT")
+            assert await slow.rest() == b""
+            await again.post("/echo")
+            await again.until(b"{}")
+            await again.send(b"GET /hea")  # the second request of a connection is under the same deadline
+            assert await again.rest() == b""
+            await idle.post("/echo")
+            assert statuses(await idle.until(b"{}")) == [200]
+
+    run(scenario())
+
+
+def test_pipelined_requests_are_answered_in_turn() -> None:
+    async def scenario() -> list[int]:
+        async with make_kit().listening() as listener:
+            raw = await Raw.connect(listener)
+            one = b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            await raw.send((one + b"Content-Length: 2\r\n\r\n{}") * 3)
+            answers = [await raw.until(b"\r\n\r\n{}") for _ in range(3)]
+            return [status for answer in answers for status in statuses(answer)]
+
+    assert run(scenario()) == [200, 200, 200]

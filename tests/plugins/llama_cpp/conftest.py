@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from localllm_llama_cpp.loader import LlamaModel, load
 
 from localllm import LoadRequest, Mode
 from localllm.testing.tiny_model import write_tiny_llama
+from localllm_llama_cpp.loader import LlamaModel, load
 
 LoadModel = Callable[..., LlamaModel]
 

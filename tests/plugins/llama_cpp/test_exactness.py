@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from localllm_llama_cpp.chain import Candidates, Chain, ChainParams
-from localllm_llama_cpp.sampling import ChoiceSampler, VocabularyFacts
 
 from localllm import SamplingParams
+from localllm_llama_cpp.chain import Candidates, Chain, ChainParams
+from localllm_llama_cpp.sampling import ChoiceSampler, VocabularyFacts
 
 SIZES = (320, 5003, 32_000)
 ROOM = {size: Candidates(size) for size in SIZES}

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from localllm_llama_cpp.memory import (
     CELL_STEP,
     OWN_POOL_CELLS,

@@ -4,9 +4,8 @@ import subprocess
 import sys
 
 import localllm_llama_cpp
-from localllm_llama_cpp.settings import LlamaCppSettings
-
 from localllm import BackendSpec, Mode
+from localllm_llama_cpp.settings import LlamaCppSettings
 
 HEAVY = ("llama_cpp", "numpy", "jinja2")
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+
 from localllm_llama_cpp.pruning import min_p_candidates, top_k_candidates
 
 seeds = st.integers(0, 2**32 - 1)

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from localllm import InvalidRequestError, Sampled, SamplingParams
 from localllm_llama_cpp.chain import Candidates
 from localllm_llama_cpp.logprobs import RowLogprobs
 from localllm_llama_cpp.penalties import TokenWindow
 from localllm_llama_cpp.sampling import RequestSampler, SamplingDefaults, SeedSource, VocabularyFacts
-
-from localllm import InvalidRequestError, Sampled, SamplingParams
 
 N_VOCAB = 320
 END = 319

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+
 from localllm_llama_cpp.settings import LlamaCppSettings
 
 

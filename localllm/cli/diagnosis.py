@@ -24,9 +24,11 @@ from localllm.cli.output import format_bytes
 from localllm.cli.startup import Startup, prepare
 from localllm.config.errors import ConfigError
 from localllm.contract.backend import BackendSpec
+from localllm.host.safe_mode import SafeModeMemory
 from localllm.plugin_discovery import PluginError
 
 PACKAGES = ("localllm", "llama_cpp_python", "starlette", "hypercorn", "uvloop", "orjson", "pydantic", "jinja2", "numpy")
+SAFE_MODE_FILE = "safe_mode.json"
 _CHILD_SECONDS = 60
 _LITTLE_MEMORY_BYTES = 2_000_000_000
 
@@ -206,21 +208,15 @@ def _look_at_state_directory(directory: Path) -> Finding:
 
 def _look_at_safe_mode(startup: Startup) -> Iterator[Finding]:
     """Tell which builds the self-test found to be miscompiled."""
-    file = startup.config.state_directory / "safe_mode.json"
-    try:
-        remembered = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        yield Finding(Verdict.GOOD, "safe mode", "no build has failed its self-test")
-        return
-    except OSError as error:
-        yield Finding(Verdict.NOTE, "safe mode", f"{file} can't be read: {error.strerror}")
-        return
-    for name, backend in startup.plugins.backends.items():
-        build = _build_id(backend)
-        if build is not None and json.dumps(build)[1:-1] in remembered:
-            advice = backend.rebuild_command or "build its library again"
-            text = f"{name} runs in safe mode: its build ({build}) crashed in its self-test"
-            yield Finding(Verdict.NOTE, "safe mode", text, f"{advice}; a new build is tried afresh")
+    memory = SafeModeMemory(startup.config.state_directory / SAFE_MODE_FILE)
+    builds = {name: _build_id(backend) for name, backend in startup.plugins.backends.items()}
+    failed = {name: build for name, build in builds.items() if build is not None and memory.holds(name, build)}
+    if not failed:
+        yield Finding(Verdict.GOOD, "safe mode", "no build that is in use has failed its self-test")
+    for name, build in failed.items():
+        advice = startup.plugins.backends[name].rebuild_command or "build its library again"
+        text = f"{name} loads models in safe mode, more slowly: its build ({build}) crashed in its self-test"
+        yield Finding(Verdict.NOTE, "safe mode", text, f"{advice}; a new build is tried afresh")
 
 
 def _build_id(backend: BackendSpec) -> str | None:

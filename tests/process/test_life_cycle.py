@@ -1,0 +1,392 @@
+"""Models in real worker processes: loaded once, reloaded after a crash, let go with their memory."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from localllm.contract.errors import (
+    ContextLengthExceededError,
+    InvalidRequestError,
+    ModelLoadError,
+    OverloadedError,
+    UnavailableError,
+    WorkerCrashedError,
+)
+from localllm.contract.events import ModelLoaded, ModelUnloaded, WorkerDied
+from localllm.contract.generation import (
+    ChatPrompt,
+    ChoiceFinished,
+    GenerateRequest,
+    SamplingParams,
+    Started,
+    TokenPrompt,
+)
+from localllm.contract.model import Mode
+from localllm.host.safe_mode import SafeModeMemory
+from localllm.host.states import ModelState
+from tests.process.conftest import Run
+from tests.process.harness import (
+    Events,
+    Models,
+    ask,
+    exists,
+    fake_backend,
+    finished,
+    first_chunk,
+    read_all,
+    running_registry,
+    text_of,
+)
+
+pytestmark = pytest.mark.process
+
+GENERATE = Mode.GENERATE
+SELF_TEST_STEPS = 3
+
+
+def test_a_model_is_loaded_on_first_use_answers_and_is_gone_after_close(run_both: Run, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        events = Events()
+        echo = fake_backend("load_echo")
+        async with running_registry(Models(demo={}), tmp_path, backend=echo, emit=events) as registry:
+            assert registry.status() == []
+            async with registry.acquire(None, GENERATE) as client:
+                assert client.info.description == "fake"
+                answer = await read_all(client, ask("to be or not", max_tokens=100, n=2))
+            assert isinstance(answer[0], Started)
+            assert text_of(answer, 0) == text_of(answer, 1) == "to be or not"
+            assert {event.reason for event in answer if isinstance(event, ChoiceFinished)} == {"stop"}
+            assert finished(answer).usage.prompt_tokens == answer[0].prompt_tokens
+            (status,) = registry.status()
+            assert (status.state, status.in_flight) == (ModelState.READY, 0)
+            assert status.prefilled_tokens_total == answer[0].prompt_tokens, "the choices share one prefill"
+            pid = status.worker_pid
+            assert pid is not None
+            assert exists(pid)
+        assert not exists(pid)
+        assert [type(event) for event in events.seen] == [ModelLoaded, ModelUnloaded]
+
+    run_both(scenario())
+
+
+def test_many_first_requests_start_one_worker(run: Run, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        events = Events()
+        models = Models(demo={"load_delay_seconds": 0.2})
+        async with running_registry(models, tmp_path, emit=events) as registry:
+
+            async def request(number: int) -> str:
+                async with registry.acquire("demo", GENERATE) as client:
+                    return text_of(await read_all(client, ask(f"question {number}", temperature=0.0)))
+
+            texts = await asyncio.gather(*map(request, range(12)))
+            assert len(set(texts)) == 12
+            assert len(events.of(ModelLoaded)) == 1
+            assert [await request(number) for number in range(12)] == texts, "batched answers equal lone ones"
+
+    run(scenario())
+
+
+def test_the_workers_errors_arrive_as_their_types_and_leave_the_worker_alone(run: Run, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with (
+            running_registry(Models(demo={"context_length": 32}), tmp_path) as registry,
+            registry.acquire("demo", GENERATE) as client,
+        ):
+            with pytest.raises(ContextLengthExceededError) as too_long:
+                await read_all(client, GenerateRequest(TokenPrompt((1,) * 40)))
+            assert too_long.value.detail == {"n_prompt_tokens": 40, "n_ctx": 32}
+            for wrong in (TokenPrompt((1, 99_999)), TokenPrompt(())):
+                with pytest.raises(InvalidRequestError):
+                    await read_all(client, GenerateRequest(wrong))
+            assert finished(await read_all(client)).usage.completion_tokens == 8
+            assert registry.status()[0].prefilled_tokens_total == finished(await read_all(client)).usage.prompt_tokens
+
+    run(scenario())
+
+
+def test_prints_of_native_code_never_reach_the_frames(run: Run, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        noisy = {"noise": "\x00\x00\x00\x05hello llama_model_loader: 100 %\n"}
+        async with (
+            running_registry(Models(demo=noisy), tmp_path) as registry,
+            registry.acquire("demo", GENERATE) as client,
+        ):
+            assert finished(await read_all(client)).usage.completion_tokens == 8
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("how", "detail", "words"),
+    [
+        ("SIGSEGV", {"signal": "SIGSEGV"}, "SIGSEGV: GGML_ASSERT(it was told to)"),
+        ("SIGKILL", {"signal": "SIGKILL"}, "SIGKILL: GGML_ASSERT(it was told to)"),
+        ("raise", {"exit_code": 70}, "exit code 70: GGML_ASSERT(it was told to)"),
+    ],
+)
+def test_a_crash_in_mid_stream_names_its_cause_and_the_next_request_reloads(
+    run_both: Run, tmp_path: Path, how: str, detail: dict[str, Any], words: str
+) -> None:
+    settings = {
+        "crash_after_steps": SELF_TEST_STEPS + 4,
+        "crash_signal": how,
+        "last_words": "GGML_ASSERT(it was told to)",
+    }
+
+    async def scenario() -> None:
+        events = Events()
+        async with running_registry(Models(demo=settings), tmp_path, emit=events) as registry:
+            for _ in range(2):
+                async with registry.acquire("demo", GENERATE) as client:
+                    streams = [client.generate(ask(max_tokens=100)) for _ in range(3)]
+                    for stream in streams:
+                        await first_chunk(stream)
+                    for stream in streams:
+                        with pytest.raises(WorkerCrashedError) as caught:
+                            async for _ in stream:
+                                continue
+                        assert caught.value.detail == detail
+                        assert words in caught.value.message
+                    assert registry.status()[0].state is ModelState.FAILED
+            assert [event.last_line for event in events.of(WorkerDied)] == ["GGML_ASSERT(it was told to)"] * 2
+            assert len(events.of(ModelLoaded)) == 2
+
+    run_both(scenario())
+
+
+def test_other_models_do_not_notice_a_crash(run: Run, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        models = Models(healthy={}, sick={"crash_after_steps": SELF_TEST_STEPS + 1})
+        async with (
+            running_registry(models, tmp_path) as registry,
+            registry.acquire("healthy", GENERATE) as healthy,
+        ):
+            stream = healthy.generate(ask(max_tokens=300))
+            await first_chunk(stream)
+            async with registry.acquire("sick", GENERATE) as sick:
+                with pytest.raises(WorkerCrashedError):
+                    await read_all(sick)
+            rest = [event async for event in stream]
+            assert finished(rest).usage.completion_tokens == 300
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"fail_load": "this file is no model"}, "this file is no model"),
+        ({"crash_on_load": "SIGABRT", "last_words": "GGML_ASSERT(n > 0) failed"}, "SIGABRT while loading: GGML_ASSERT"),
+        ({"crash_on_load": "raise"}, "RuntimeError: the fake decoder was told to raise"),
+        ({"no_such_setting": 1}, "no setting 'no_such_setting'"),
+    ],
+)
+def test_a_load_that_fails_says_why_and_leaves_no_process(
+    run_both: Run, tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    async def scenario() -> None:
+        async with running_registry(Models(demo=settings), tmp_path) as registry:
+            with pytest.raises(ModelLoadError) as caught:
+                async with registry.acquire("demo", GENERATE):
+                    raise AssertionError("it loaded")
+            assert message in caught.value.message
+            assert registry.status()[0].state is ModelState.FAILED
+
+    run_both(scenario())
+
+
+def test_a_factory_that_does_not_exist_is_a_load_error(run: Run, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        backend = fake_backend("no_such_factory")
+        async with running_registry(Models(demo={}), tmp_path, backend=backend) as registry:
+            with pytest.raises(ModelLoadError, match="no_such_factory"):
+                async with registry.acquire("demo", GENERATE):
+                    raise AssertionError("it loaded")
+
+    run(scenario())
+
+
+def test_crash_after_crash_opens_the_breaker_and_a_later_probe_recovers(run: Run, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        now = 0.0
+        models = Models(demo={"crash_on_load": "SIGABRT"})
+        events = Events()
+        async with running_registry(models, tmp_path, emit=events, clock=lambda: now) as registry:
+
+            async def use() -> None:
+                async with registry.acquire("demo", GENERATE) as client:
+                    await read_all(client)
+
+            for _ in range(3):
+                with pytest.raises(ModelLoadError):
+                    await use()
+            with pytest.raises(UnavailableError) as caught:
+                await use()
+            assert caught.value.detail["retry_after_seconds"] == 10
+            assert len(events.of(WorkerDied)) == 3, "nothing was started while it rested"
+            models.change(replace(models.resolve("demo"), settings={}))
+            now += 10
+            await use()
+
+    run(scenario())
+
+
+def test_a_build_that_crashes_at_its_self_test_is_loaded_in_safe_mode_and_remembered(
+    run_both: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = fake_backend(build_id=lambda: "build-7", rebuild_command="make rebuild")
+
+    async def load() -> list[str]:
+        events = Events()
+        models = Models(demo={"crash_unless_safe_mode": "SIGSEGV"})
+        async with running_registry(models, tmp_path / "state", backend=backend, emit=events) as registry:
+            async with registry.acquire("demo", GENERATE) as client:
+                await read_all(client)
+            (status,) = registry.status()
+            assert status.safe_mode
+            assert status.state is ModelState.READY
+        return [event.cause for event in events.of(WorkerDied)]
+
+    with caplog.at_level(logging.WARNING):
+        assert run_both(load()) == ["SIGSEGV"]
+    assert "make rebuild" in caplog.text
+    assert SafeModeMemory(tmp_path / "state" / "safe_mode.json").holds("fake", "build-7")
+    assert run_both(load()) == [], "the second start knows"
+
+
+def test_a_model_that_crashes_in_safe_mode_too_fails_by_its_first_signal_and_is_not_remembered(
+    run: Run, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        events = Events()
+        models = Models(demo={"crash_on_load": "SIGILL"})
+        async with running_registry(models, tmp_path, emit=events) as registry:
+            with pytest.raises(ModelLoadError, match="SIGILL") as caught:
+                async with registry.acquire("demo", GENERATE):
+                    raise AssertionError("it loaded")
+            assert caught.value.detail == {"signal": "SIGILL"}
+            assert len(events.of(WorkerDied)) == 2
+        assert not (tmp_path / "safe_mode.json").exists()
+
+    run(scenario())
+
+
+def test_unload_waits_for_the_stream_and_gives_the_process_back(run: Run, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running_registry(Models(demo={"step_delay_seconds": 0.01}), tmp_path) as registry:
+            async with registry.acquire("demo", GENERATE) as client:
+                stream = client.generate(ask(max_tokens=30))
+                await first_chunk(stream)
+                pid = registry.status()[0].worker_pid
+                assert pid is not None
+                unloading = asyncio.create_task(registry.unload("demo"))
+                rest = [event async for event in stream]
+                assert finished(rest).usage.completion_tokens == 30
+                assert exists(pid)
+            await unloading
+            assert not exists(pid)
+            assert registry.status()[0].state is ModelState.UNLOADED
+
+    run(scenario())
+
+
+def test_shutdown_ends_open_streams_at_its_deadline(run_both: Run, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        slow = {"step_delay_seconds": 0.02, "context_length": 4000}
+        async with running_registry(Models(demo=slow), tmp_path) as registry:
+            pids: list[int | None] = []
+
+            async def request() -> None:
+                async with registry.acquire("demo", GENERATE) as client:
+                    pids.append(registry.status()[0].worker_pid)
+                    await read_all(client, ask(max_tokens=None, ignore_eos=True))
+
+            request_task = asyncio.create_task(request())
+            while not pids:  # noqa: ASYNC110 - the load itself is waited for
+                await asyncio.sleep(0.01)
+            await registry.drain(0.1)
+            with pytest.raises(UnavailableError, match="shutting down"):
+                await request_task
+            assert pids[0] is not None
+            assert not exists(pids[0])
+
+    run_both(scenario())
+
+
+def test_an_idle_model_gives_its_process_back(run: Run, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        now = 0.0
+        events = Events()
+        async with running_registry(
+            Models(demo={}), tmp_path, clock=lambda: now, emit=events, idle_unload_seconds=60
+        ) as registry:
+            async with registry.acquire("demo", GENERATE) as client:
+                await read_all(client)
+                pid = registry.status()[0].worker_pid
+                assert pid is not None
+                now += 61
+                await registry.unload_idle()
+                assert exists(pid), "it is in use"
+            now += 61
+            await registry.unload_idle()
+            assert not exists(pid)
+            assert events.seen[-1] == ModelUnloaded("demo", "idle")
+
+    run(scenario())
+
+
+def test_a_full_queue_refuses_the_next_request_and_only_that(run: Run, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with (
+            running_registry(Models(demo={"step_delay_seconds": 0.01}), tmp_path, max_queue=3) as registry,
+            registry.acquire("demo", GENERATE) as client,
+        ):
+            streams = [client.generate(ask(max_tokens=20)) for _ in range(3)]
+            for stream in streams:
+                await anext(stream)
+            with pytest.raises(OverloadedError, match="3 requests running and waiting"):
+                await read_all(client)
+            for stream in streams:
+                assert finished([event async for event in stream]).usage.completion_tokens == 20
+            await read_all(client)
+
+    run(scenario())
+
+
+def test_chat_messages_pass_through_the_models_template(run: Run, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        echo = fake_backend("load_echo")
+        async with (
+            running_registry(Models(demo={}), tmp_path, backend=echo) as registry,
+            registry.acquire("demo", GENERATE) as client,
+        ):
+            prompt = ChatPrompt(({"role": "user", "content": "Grüße 🙂"},))
+            answer = await read_all(client, GenerateRequest(prompt, SamplingParams(max_tokens=200)))
+            assert "Grüße 🙂" in text_of(answer)
+
+    run(scenario())
+
+
+def test_a_kill_from_outside_while_idle_is_noticed_and_repaired(run_both: Run, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        events = Events()
+        async with running_registry(Models(demo={}), tmp_path, emit=events) as registry:
+            for deaths in (1, 2):
+                async with registry.acquire("demo", GENERATE) as client:
+                    await read_all(client)
+                pid = registry.status()[0].worker_pid
+                assert pid is not None
+                os.kill(pid, signal.SIGKILL)
+                await events.wait_for(WorkerDied, deaths)
+                assert registry.status()[0].state is ModelState.FAILED
+
+    run_both(scenario())

@@ -1,0 +1,175 @@
+"""The documents are true: every key, hook and error code is described, and what looks like code runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from localllm.config.describe import Key, list_keys
+from localllm.config.load import load_config
+from localllm.contract import errors
+from localllm.plugin_manager import load_plugins
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+KEYS = list_keys(load_plugins().sections)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("key", KEYS, ids=lambda key: key.path)
+def test_every_key_is_in_the_manual_with_its_meaning(key: Key) -> None:
+    [line] = [
+        line
+        for line in section((DOCS / "configuration.md").read_text(encoding="utf-8"), key.section)
+        if line.startswith(f"| `{key.name}` |")
+    ]
+    assert key.help in line
+    assert len(key.help) > 5
+
+
+def section(page: str, name: str) -> list[str]:
+    heading = f"### `[{name}]`" if name else "### Top level"
+    return page.partition(heading + "\n")[2].partition("\n### ")[0].splitlines()
+
+
+def test_the_manual_is_what_the_code_writes() -> None:
+    specification = importlib.util.spec_from_file_location("docs_generate", DOCS / "generate.py")
+    assert specification is not None
+    assert specification.loader is not None
+    generate = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(generate)
+    page = generate.PAGE.read_text(encoding="utf-8")
+    assert generate.generate(page) == page, "run `make docs`"
+
+
+def test_the_commented_default_names_every_key_and_loads() -> None:
+    text = (ROOT / "localllm.toml").read_text(encoding="utf-8")
+    for key in KEYS:
+        if key.path != "models.define":
+            assert re.search(rf"^(# )?{key.name} = ", text, re.MULTILINE), f"localllm.toml lacks {key.path}"
+    config = load_config(ROOT / "localllm.toml", sections=load_plugins().sections)
+    assert config.models.default == "localllm-demo"
+    assert config.models.directory == ROOT / "models"
+
+
+def hooks() -> list[str]:
+    from localllm import hookspecs
+
+    return [name for name in vars(hookspecs) if name.startswith("localllm_")]
+
+
+@pytest.mark.parametrize("hook", hooks())
+def test_every_hook_is_described(hook: str) -> None:
+    assert f"### `{hook}(" in (DOCS / "writing_plugins.md").read_text(encoding="utf-8")
+
+
+def error_codes() -> set[str]:
+    """Return the codes of all error classes, those of the server included."""
+    import localllm.server.app  # noqa: F401  # defines the server's own
+
+    def below(kind: type[errors.LocalLLMError]) -> Iterator[str]:
+        yield kind.code
+        for child in kind.__subclasses__():
+            yield from below(child)
+
+    return set(below(errors.LocalLLMError))
+
+
+@pytest.mark.parametrize("code", sorted(error_codes()))
+def test_every_error_code_is_described(code: str) -> None:
+    assert re.search(rf"^\| `{code}` \|", (DOCS / "errors.md").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_toml_in_the_documents_loads(page: Path, tmp_path: Path) -> None:
+    sections = load_plugins().sections
+    for block in blocks(page, "toml"):
+        table = tomllib.loads(block)
+        if "project" not in table:  # a pyproject.toml
+            path = tmp_path / "localllm.toml"
+            path.write_text(block, encoding="utf-8")
+            load_config(path, sections=sections)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_the_documents_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_in_the_documents_exist(page: Path) -> None:
+    """Every `make` target and `localllm` command that is shown is one that there is."""
+    from typer.main import get_command
+
+    from localllm.cli import app
+
+    text = page.read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert set(re.findall(r"(?:^|[`\s])make ([a-z][a-z-]*)", "\n".join(re.findall(r"`[^`]+`", text)))) <= targets
+    shown = set(re.findall(r"[`/]localllm ([a-z]+)\b", text))
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    assert shown <= set(commands)
+
+
+def test_the_plugin_in_15_lines_works_as_documented(tmp_path: Path) -> None:
+    """Run the documented plugin under the documented test, by a pytest of its own."""
+    python = blocks(DOCS / "writing_plugins.md", "python")
+    plugin, scenario = python[0], python[-1]
+    assert len([line for line in plugin.splitlines() if line.strip()]) <= 15
+    (tmp_path / "localllm_shout.py").write_text(plugin, encoding="utf-8")
+    (tmp_path / "test_shout.py").write_text(scenario, encoding="utf-8")
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--rootdir",
+        str(tmp_path),
+        str(tmp_path),
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "1 passed" in done.stdout
+
+
+def test_the_documented_settings_are_a_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    [source] = [block for block in blocks(DOCS / "writing_plugins.md", "python") if "ShoutSettings" in block]
+    (tmp_path / "shout.py").write_text(source, encoding="utf-8")
+    specification = importlib.util.spec_from_file_location("documented_shout", tmp_path / "shout.py")
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.modules["documented_shout"] = module
+    try:
+        specification.loader.exec_module(module)
+        sections = {"shout": module.localllm_config_section()}
+        config = load_config(environ={"LOCALLLM_PLUGIN_SHOUT_MARKS": "3"}, sections=sections)
+    finally:
+        del sys.modules["documented_shout"]
+    assert config.plugin["shout"].marks == 3
+
+
+def test_rooms_in_the_architecture_exist_and_the_other_way_round() -> None:
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    rooms = {path.name for path in (ROOT / "localllm").iterdir() if path.is_dir() and any(path.glob("*.py"))}
+    plugins = {path.name for path in (ROOT / "plugins").iterdir() if any(path.glob("*.py"))}
+    named = set(re.findall(r"^\| `localllm\.(\w+)`", text, re.MULTILINE))
+    assert {name for name in named if not (ROOT / "localllm" / f"{name}.py").exists()} == rooms
+    assert set(re.findall(r"`plugins/(\w+)`", text)) == plugins

@@ -1,0 +1,92 @@
+"""Prompts become tokens, or an error that names the field and both counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from localllm.contract.backend import LoadRequest
+from localllm.contract.errors import ContextLengthExceededError, InvalidRequestError
+from localllm.contract.generation import ChatPrompt, GenerateRequest, Prompt, SamplingParams, TextPrompt, TokenPrompt
+from localllm.contract.model import Mode
+from localllm.contract.wire import Submit
+from localllm.engine.step_loop import PreparedRequest
+from localllm.testing.decoders import FakeModel, load_fake
+from localllm.worker.intake import prepare
+
+SILENT = SamplingParams()
+HELLO = ChatPrompt(({"role": "user", "content": "hello"},))
+
+
+def model(context_length: int = 64) -> FakeModel:
+    return load_fake(LoadRequest("m", None, Mode.GENERATE, {"context_length": context_length}))
+
+
+def intake(prompt: Prompt, sampling: SamplingParams = SILENT, **settings: int) -> PreparedRequest:
+    request = GenerateRequest(prompt, sampling, owner="key", cache_prompt=False)
+    return prepare(Submit("r1", request), model(**settings), queued_at=3.5)
+
+
+def test_a_chat_is_rendered_by_the_models_template_and_tokenised() -> None:
+    fake = model()
+    assert fake.renderer is not None
+    text = fake.renderer.render(HELLO.messages, {})
+    request = intake(HELLO)
+    assert request.prompt == tuple(fake.tokenizer.encode(text, add_special=False, parse_special=True))
+    assert (request.request_id, request.owner, request.cache_prompt, request.queued_at) == ("r1", "key", False, 3.5)
+
+
+def test_raw_text_gets_the_models_own_beginning_and_tokens_are_taken_as_they_are() -> None:
+    fake = model()
+    assert intake(TextPrompt("hi")).prompt == tuple(fake.tokenizer.encode("hi", add_special=True, parse_special=True))
+    assert intake(TokenPrompt((5, 6, 7))).prompt == (5, 6, 7)
+
+
+def test_a_prompt_that_leaves_no_room_for_an_answer_names_both_counts() -> None:
+    assert len(intake(TokenPrompt((1,) * 63)).prompt) == 63
+    with pytest.raises(ContextLengthExceededError) as caught:
+        intake(TokenPrompt((1,) * 64))
+    assert caught.value.detail == {"n_prompt_tokens": 64, "n_ctx": 64}
+    assert caught.value.param == "prompt"
+    with pytest.raises(ContextLengthExceededError) as caught:
+        intake(ChatPrompt(({"role": "user", "content": "x" * 500},)))
+    assert caught.value.param == "messages"
+    assert caught.value.detail["n_prompt_tokens"] > 500
+
+
+@pytest.mark.parametrize("token", [-1, 258, 2**40])
+def test_a_token_outside_the_vocabulary_is_refused_by_number(token: int) -> None:
+    with pytest.raises(InvalidRequestError, match=str(token)) as caught:
+        intake(TokenPrompt((1, token)))
+    assert caught.value.param == "prompt"
+    with pytest.raises(InvalidRequestError, match=str(token)) as caught:
+        intake(TokenPrompt((1,)), SamplingParams(logit_bias=((token, 1.0),)))
+    assert caught.value.param == "logit_bias"
+
+
+def test_an_empty_prompt_is_refused() -> None:
+    with pytest.raises(InvalidRequestError, match="empty") as caught:
+        intake(TokenPrompt(()))
+    assert caught.value.param == "prompt"
+
+
+def test_a_model_without_a_template_says_where_to_go_instead() -> None:
+    fake = model()
+    bare = FakeModel(fake.info, fake.decoder, fake.tokenizer, None)
+    with pytest.raises(InvalidRequestError, match="/v1/completions"):
+        prepare(Submit("r1", GenerateRequest(HELLO)), bare, queued_at=0.0)
+
+
+def test_the_templates_own_words_come_through() -> None:
+    class Picky:
+        def render(self, messages: Sequence[Mapping[str, object]], template_kwargs: Mapping[str, object]) -> str:
+            raise InvalidRequestError("Conversation roles must alternate", param="messages")
+
+    fake = model()
+    with pytest.raises(InvalidRequestError, match="must alternate"):
+        prepare(
+            Submit("r1", GenerateRequest(HELLO)),
+            FakeModel(fake.info, fake.decoder, fake.tokenizer, Picky()),
+            queued_at=0.0,
+        )

@@ -1,0 +1,116 @@
+"""One frame per step while the pipe keeps up, fewer when it does not, and never an unbounded heap of events."""
+
+from __future__ import annotations
+
+import threading
+
+from localllm.contract.generation import Chunk
+from localllm.contract.wire import Batch
+from localllm.transport.codec import decode_from_worker
+from localllm.transport.framing import FrameReader
+from localllm.worker.outbox import MAX_EVENTS_PER_FRAME, Outbox
+
+
+class Pipe:
+    """Takes frames; while it is shut, a write waits."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.open.set()
+        self.entered = threading.Event()
+        self.batches: list[Batch] = []
+
+    def write(self, data: bytes) -> None:
+        self.entered.set()
+        assert self.open.wait(10)
+        for payload in FrameReader().feed(data):
+            message = decode_from_worker(payload)
+            assert isinstance(message, Batch)
+            self.batches.append(message)
+
+
+def event(number: int) -> tuple[str, Chunk]:
+    return "r1", Chunk(0, str(number), 1)
+
+
+def start(outbox: Outbox) -> None:
+    threading.Thread(target=outbox.run, daemon=True).start()
+
+
+def test_each_step_is_one_frame_with_all_events_and_counts() -> None:
+    pipe = Pipe()
+    outbox = Outbox(pipe.write)
+    start(outbox)
+    for step in range(3):
+        outbox.put([event(step), event(step)], prefilled_tokens=step)
+        assert outbox.flush(10)
+    assert [(len(batch.events), batch.prefilled_tokens) for batch in pipe.batches] == [(2, 0), (2, 1), (2, 2)]
+
+
+def test_a_step_that_brought_nothing_writes_nothing_and_prefill_alone_is_a_sign_of_life() -> None:
+    pipe = Pipe()
+    outbox = Outbox(pipe.write)
+    start(outbox)
+    outbox.put([])
+    outbox.put([], prefilled_tokens=5)
+    assert outbox.flush(10)
+    assert pipe.batches == [Batch((), 5)]
+
+
+def test_steps_are_merged_in_order_while_the_pipe_is_full() -> None:
+    pipe = Pipe()
+    outbox = Outbox(pipe.write)
+    pipe.open.clear()
+    start(outbox)
+    outbox.put([event(0)], 1)
+    assert pipe.entered.wait(10)
+    for number in range(1, 6):
+        outbox.put([event(number)], 1)
+    pipe.open.set()
+    assert outbox.flush(10)
+    assert [batch.prefilled_tokens for batch in pipe.batches] == [1, 5]
+    assert [item for batch in pipe.batches for item in batch.events] == [event(number) for number in range(6)]
+
+
+def test_a_step_loop_waits_when_too_much_is_unread() -> None:
+    pipe = Pipe()
+    outbox = Outbox(pipe.write, max_waiting=4)
+    pipe.open.clear()
+    start(outbox)
+    outbox.put([event(0)])
+    assert pipe.entered.wait(10)
+    outbox.put([event(number) for number in range(4)])
+    done = threading.Event()
+
+    def step() -> None:
+        outbox.put([event(9)])
+        done.set()
+
+    stepping = threading.Thread(target=step)
+    stepping.start()
+    stepping.join(0.2)
+    assert not done.is_set(), "it went on"
+    pipe.open.set()
+    assert done.wait(10)
+    assert outbox.flush(10)
+    assert sum(len(batch.events) for batch in pipe.batches) == 6
+
+
+def test_a_heap_of_events_goes_out_in_frames_of_bounded_size() -> None:
+    pipe = Pipe()
+    outbox = Outbox(pipe.write)
+    outbox.put([event(number) for number in range(MAX_EVENTS_PER_FRAME + 1)])
+    start(outbox)
+    assert outbox.flush(10)
+    assert [len(batch.events) for batch in pipe.batches] == [MAX_EVENTS_PER_FRAME, 1]
+
+
+def test_flush_gives_up_when_nobody_reads() -> None:
+    pipe = Pipe()
+    outbox = Outbox(pipe.write)
+    pipe.open.clear()
+    start(outbox)
+    outbox.put([event(0)])
+    assert not outbox.flush(0.05)
+    pipe.open.set()
+    assert outbox.flush(10)
