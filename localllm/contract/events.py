@@ -34,7 +34,7 @@ class WorkerDied:
 class RequestFinished:
     """One request is over. Times are seconds, counts are tokens; None where it never came that far.
 
-    ``finish`` is "stop", "length", "cancelled", or the error's code.
+    ``finish`` is "stop", "length", "cancelled", or the error's code; "ok" or "error" where nothing was generated.
     """
 
     request_id: str

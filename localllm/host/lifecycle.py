@@ -163,7 +163,9 @@ class ModelLifecycle:
         self._state = ModelState.READY
         self._error = None
         self._breaker.record_ready()
-        for note in loaded.client.info.notes:
+        info = loaded.client.info
+        _logger.info("%s is ready after %.1f s (context %d tokens)", self.spec.id, now - began_at, info.context_length)
+        for note in info.notes:
             _logger.info("%s: %s", self.spec.id, note)
         self._around.emit(ModelLoaded(self.spec.id, now - began_at))
         if isinstance(loaded.client, WorkerClient):
@@ -184,7 +186,7 @@ class ModelLifecycle:
         cause = exit_.cause if exit_.killed_for is None else f"{exit_.cause} ({exit_.explanation})"
         self._error = f"its worker ended by {cause}"
         self._breaker.record_failure(f"{self._error}: {exit_.last_line}")
-        _logger.error("the worker of %s ended by %s: %s", self.spec.id, cause, exit_.last_line)
+        _logger.error("the worker of %s ended by %s; its last lines:\n%s", self.spec.id, cause, exit_.stderr_tail)
         self._around.emit(WorkerDied(self.spec.id, cause, exit_.last_line))
 
     # --- letting go ---
@@ -236,6 +238,7 @@ class ModelLifecycle:
                 return  # it died meanwhile, and that has been reported
             await self._close(loaded.client)
             self._state = ModelState.UNLOADED
+            _logger.info("%s was unloaded (%s)", self.spec.id, reason)
             self._around.emit(ModelUnloaded(self.spec.id, reason))
         finally:
             self._unloading = None

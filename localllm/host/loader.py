@@ -55,27 +55,28 @@ class ModelLoader:
         """Load ``spec``. Raises ``LocalLLMError``; then nothing is left running."""
         if backend.kind == "client":
             return Loaded(await self._connect(spec, mode, backend), safe_mode=False)
-        build_id = await asyncio.to_thread(backend.build_id) if backend.build_id else ""
-        safe = await asyncio.to_thread(self._safe_modes.holds, backend.name, build_id)
+        build_id = await asyncio.to_thread(backend.build_id) if backend.build_id else None
+        safe = build_id is not None and await asyncio.to_thread(self._safe_modes.holds, backend.name, build_id)
         try:
             return Loaded(await self._launch(spec, mode, backend, safe_mode=safe), safe)
         except WorkerDiedLoadingError as death:
             first = death.exit
-        self._emit(WorkerDied(spec.id, first.cause, first.last_line))
+        self._report(spec, first)
         if safe or first.killed_for is not None or first.signal_name not in BUILD_FAULTS:
             raise _load_error(spec.id, first)
         return await self._load_safely(spec, mode, backend, first, build_id)
 
     async def _load_safely(
-        self, spec: ModelSpec, mode: Mode, backend: BackendSpec, first: WorkerExit, build_id: str
+        self, spec: ModelSpec, mode: Mode, backend: BackendSpec, first: WorkerExit, build_id: str | None
     ) -> Loaded:
         _logger.warning("the worker of %s ended by %s before it was ready: trying safe mode", spec.id, first.cause)
         try:
             client = await self._launch(spec, mode, backend, safe_mode=True)
         except WorkerDiedLoadingError as death:
-            self._emit(WorkerDied(spec.id, death.exit.cause, death.exit.last_line))
+            self._report(spec, death.exit)
             raise _load_error(spec.id, first) from None
-        await asyncio.to_thread(self._safe_modes.add, backend.name, build_id)
+        if build_id is not None:  # a build without a name would be remembered beyond its replacement
+            await asyncio.to_thread(self._safe_modes.add, backend.name, build_id)
         mend = f"; to mend it, run: {backend.rebuild_command}" if backend.rebuild_command else ""
         _logger.warning(
             "%s runs in safe mode, slower than it could, because the native build of %s is broken on this CPU%s",
@@ -84,6 +85,12 @@ class ModelLoader:
             mend,
         )
         return Loaded(client, safe_mode=True)
+
+    def _report(self, spec: ModelSpec, exit_: WorkerExit) -> None:
+        _logger.warning(
+            "the worker of %s ended by %s while loading; its last lines:\n%s", spec.id, exit_.cause, exit_.stderr_tail
+        )
+        self._emit(WorkerDied(spec.id, exit_.cause, exit_.last_line))
 
     async def _launch(self, spec: ModelSpec, mode: Mode, backend: BackendSpec, *, safe_mode: bool) -> WorkerClient:
         settings = self._settings

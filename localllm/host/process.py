@@ -7,7 +7,7 @@ import contextlib
 import logging
 import signal
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 from localllm.contract.errors import ProtocolError
@@ -18,7 +18,7 @@ from localllm.transport.framing import FrameReader, pack_frame
 from localllm.transport.launch import WORKER_ARGV
 
 _DRAIN_SECONDS = 0.5  # after a death: for what still lies in the pipes; a grandchild may hold them open for ever
-_LINGER_SECONDS = 2.0  # a worker that closed its frame pipe gets this long to exit
+_LINGER_SECONDS = 2.0  # a worker that closed a pipe gets this long to exit
 _TERMINATE_SECONDS = 1.0
 _REAP_SECONDS = 5.0
 
@@ -42,6 +42,7 @@ class WorkerExit:
     last_line: str = ""
     killed_for: str | None = None
     explanation: str = ""
+    stderr_tail: str = field(default="", repr=False, compare=False)  # its last lines, for the log
 
     @property
     def signal_name(self) -> str | None:
@@ -77,6 +78,7 @@ class WorkerProcess(asyncio.SubprocessProtocol):
         self._killed_for: tuple[str, str] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._gone = False
+        self._leaving = False
 
     @classmethod
     async def spawn(cls, command: WorkerCommand) -> WorkerProcess:
@@ -113,6 +115,7 @@ class WorkerProcess(asyncio.SubprocessProtocol):
     async def stop(self, grace_seconds: float) -> None:
         """Say goodbye, then ask, then force; return when the process is reaped."""
         self.send(Shutdown())
+        self._leaving = True
         if not self._gone:
             self._stdin.close()  # after what is queued has been written
         if await self._exits_within(grace_seconds):
@@ -151,8 +154,10 @@ class WorkerProcess(asyncio.SubprocessProtocol):
         if self._gone:
             if not self._open_pipes:
                 self._settle()
-        elif fd == 1:
-            self._after(_LINGER_SECONDS, lambda: self.kill("protocol", "it closed its pipe and went on running"))
+        elif fd == 1 or (fd == 0 and not self._leaving):
+            self._after(
+                _LINGER_SECONDS, lambda: self.kill("protocol", "it closed a pipe to the server and went on running")
+            )
 
     def process_exited(self) -> None:
         """The process is reaped: wait a moment for what still lies in its pipes."""
@@ -177,8 +182,9 @@ class WorkerProcess(asyncio.SubprocessProtocol):
         self._transport.close()
         returncode = self._transport.get_returncode()
         killed_for, explanation = self._killed_for or (None, "")
-        last_line = self._stderr.telling_line()
-        self.exited.set_result(WorkerExit(returncode or 0, last_line, killed_for, explanation))
+        ring = self._stderr
+        exit_ = WorkerExit(returncode or 0, ring.telling_line(), killed_for, explanation, ring.last_lines())
+        self.exited.set_result(exit_)
 
     def _signal(self, send: Callable[[], None]) -> None:
         with contextlib.suppress(ProcessLookupError):  # it died, and process_exited() is about to be called

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from localllm.contract.backend import BackendSpec, ModelClient
-from localllm.contract.errors import ModelUnsupportedError
+from localllm.contract.errors import ModelUnsupportedError, UnavailableError
 from localllm.contract.events import Event
 from localllm.contract.model import Mode, ModelKind, ModelSpec
 from localllm.host.client import ClientLimits
@@ -57,6 +57,7 @@ class RegistrySettings:
     load_timeout_seconds: float = 600.0
     hang_timeout_seconds: float = 300.0
     max_queue: int = 256
+    stop_seconds: float = 5.0
     breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
     worker_argv: tuple[str, ...] = WORKER_ARGV
     extra_environment: Mapping[str, str] = field(default_factory=dict)
@@ -82,7 +83,7 @@ class ModelRegistry:
         self._catalogue = catalogue
         self._backends = backends
         self._settings = settings
-        limits = ClientLimits(settings.max_queue, settings.hang_timeout_seconds)
+        limits = ClientLimits(settings.max_queue, settings.hang_timeout_seconds, stop_seconds=settings.stop_seconds)
         launch = LaunchSettings(limits, settings.load_timeout_seconds)
         self._loader = ModelLoader(
             LoaderSettings(launch, settings.worker_argv, settings.extra_environment),
@@ -118,7 +119,11 @@ class ModelRegistry:
     @asynccontextmanager
     async def acquire(self, name: str | None, mode: Mode) -> AsyncIterator[ModelClient]:
         """Load the model if need be and keep it loaded inside the ``async with``. Raises what ``ModelAccess`` says."""
-        lifecycle = self._lifecycle(self.resolve(name, mode), mode)
+        spec = self.resolve(name, mode)
+        if self._draining:
+            message = "The server is shutting down and takes no more requests."
+            raise UnavailableError(message)
+        lifecycle = self._lifecycle(spec, mode)
         client = await lifecycle.enter()
         try:
             yield client

@@ -8,6 +8,7 @@ import re
 RING_BYTES = 64 * 1024
 LINE_CHARACTERS = 500
 _LOG_LINE_BYTES = 4_000
+_LOGGED_LINES = 20
 
 # Best first. ggml prints its assertion and then more; Python prints the exception last, after its traceback.
 _TELLING = (
@@ -35,6 +36,11 @@ class StderrRing:
     def text(self) -> str:
         """Return what is kept; bytes that are no UTF-8 are replaced."""
         return self._tail.decode("utf-8", errors="replace")
+
+    def last_lines(self) -> str:
+        """Return the last lines, shortened, as they go into the log after a death."""
+        lines = [line.rstrip()[:LINE_CHARACTERS] for line in self.text().splitlines() if line.strip()]
+        return "\n".join(lines[-_LOGGED_LINES:])
 
     def telling_line(self) -> str:
         """Return the line that most likely names the cause, or "" when there is none."""

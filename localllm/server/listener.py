@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 import socket
 
 from hypercorn.app_wrappers import ASGIWrapper
@@ -13,12 +14,11 @@ from hypercorn.config import Config as HypercornConfig
 from starlette.types import ASGIApp
 
 from localllm.server.connection import Connection
+from localllm.server.middleware.request_guard import MAX_HEADER_BYTES
 
 BACKLOG = 1024
 KEEP_ALIVE_SECONDS = 75.0
 """Longer than clients keep idle connections in their pools, so that it is they who close, and no request is lost."""
-
-MAX_HEADER_BYTES = 16 * 1024
 
 
 class BindError(Exception):
@@ -36,7 +36,7 @@ def open_socket(host: str, port: int) -> socket.socket:
     family, kind, protocol, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
     listening = socket.socket(family, kind, protocol)
     try:
-        if hasattr(socket, "SO_REUSEADDR") and hasattr(socket, "AF_UNIX"):  # on Windows it would allow two servers
+        if os.name == "posix":  # on Windows it would allow two servers on one port
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
         listening.listen(BACKLOG)

@@ -40,6 +40,7 @@ async def stream_generation(
     ``param`` "messages" or "prompt". Wrap it in ``contextlib.aclosing`` when you may leave the loop early.
     """
     record = request_record(request.scope)
+    complete = False
     try:
         record.model = context.models.resolve(model, Mode.GENERATE).id
         async with context.models.acquire(model, Mode.GENERATE) as client:
@@ -47,6 +48,7 @@ async def stream_generation(
             try:
                 async for event in events:
                     _note(record, event)
+                    complete = isinstance(event, Finished)
                     yield event
             finally:
                 await close_iterator(events)
@@ -59,7 +61,7 @@ async def stream_generation(
         record.finish = error.code
         raise
     except (GeneratorExit, asyncio.CancelledError):
-        if record.usage is None:  # a consumer may well stop after the last event
+        if not complete:  # a consumer may well stop after the last event
             record.finish = "cancelled"
         raise
 
@@ -71,4 +73,4 @@ def _note(record: RequestRecord, event: GenerateEvent) -> None:
         case ChoiceFinished(reason=reason) if record.finish != "length":
             record.finish = reason  # of several choices, one that was cut short is worth telling
         case Finished(usage=usage, timings=timings):
-            record.usage, record.timings = usage, timings
+            record.add_usage(usage, timings)

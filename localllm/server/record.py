@@ -26,7 +26,6 @@ class RequestRecord:
     ping_seconds: float = 15.0
     owner: str = ""  # fingerprint of the API key; "" when prefixes are shared by everybody
     authenticated: bool = False  # a known key was sent, or the server asks for none
-    endpoint: str = "unmatched"
     model: str | None = None
     usage: Usage | None = None
     timings: Timings | None = None
@@ -34,6 +33,19 @@ class RequestRecord:
     finish: str | None = None
     status: int | None = None  # of the response, once it has started
     response_headers: list[tuple[bytes, bytes]] = field(default_factory=list)  # added to whatever is answered
+
+    def add_usage(self, usage: Usage, timings: Timings) -> None:
+        """Count one generation; a request with several prompts has several, which run side by side."""
+        if self.usage is None or self.timings is None:
+            self.usage, self.timings = usage, timings
+            return
+        before, slower = self.usage, max(self.timings, timings, key=lambda one: one.predicted_ms)
+        self.usage = Usage(
+            prompt_tokens=before.prompt_tokens + usage.prompt_tokens,
+            completion_tokens=before.completion_tokens + usage.completion_tokens,
+            cached_tokens=before.cached_tokens + usage.cached_tokens,
+        )
+        self.timings = slower
 
     @property
     def first_token_seconds(self) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import importlib
 import os
 import sys
@@ -59,6 +60,8 @@ def _serve(stream: ReadableStream, write: Callable[[bytes], None]) -> None:
         _send(write, LoadFailed(error.to_wire()))
         sys.stderr.flush()
         os._exit(EXIT_LOAD_FAILED)
+    gc.collect()
+    gc.freeze()  # what is loaded stays: collections while serving need not walk it each time
     runtime = Runtime(model, inbox, outbox, time.monotonic)
     reader.serving.set()
     _send(write, Ready(model.info))

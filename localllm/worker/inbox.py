@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from dataclasses import dataclass
 
 from localllm.contract.wire import Submit
@@ -30,17 +29,17 @@ class Arrival:
 class Inbox:
     """Passes commands on so that a cancel overtakes every request that waits to be rendered.
 
-    A request is *raw* until the intake thread hands it over. A cancel of a raw request is settled here; any other goes
-    to the step thread. Both happen under one lock, so that no request slips through between the two. Waiting blocks
-    without a time limit: an idle worker uses no CPU at all.
+    A cancel of a request that the intake thread has not handed over is settled here; any other goes to the step
+    thread. Both happen under one lock, so that no request slips through between the two. Waiting blocks without a time
+    limit: an idle worker uses no CPU at all.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._for_intake = threading.Condition(self._lock)
         self._for_steps = threading.Condition(self._lock)
-        self._arrivals: deque[Arrival] = deque()
-        self._raw: set[str] = set()
+        self._arrivals: dict[str, Arrival] = {}  # in order of their coming
+        self._rendering: str | None = None
         self._submits: list[PreparedRequest] = []
         self._cancels: list[str] = []
         self._shutdown = False
@@ -48,15 +47,16 @@ class Inbox:
     def submit(self, arrival: Arrival) -> None:
         """Queue a request for rendering (reader thread)."""
         with self._lock:
-            self._raw.add(arrival.submit.request_id)
-            self._arrivals.append(arrival)
+            self._arrivals[arrival.submit.request_id] = arrival
             self._for_intake.notify()
 
     def cancel(self, request_id: str) -> None:
         """Forget a request, wherever it is (reader thread)."""
         with self._lock:
-            if request_id in self._raw:
-                self._raw.discard(request_id)
+            if self._arrivals.pop(request_id, None) is not None:
+                return
+            if request_id == self._rendering:
+                self._rendering = None
             else:
                 self._cancels.append(request_id)
                 self._for_steps.notify()
@@ -68,14 +68,12 @@ class Inbox:
             self._for_steps.notify()
 
     def next_arrival(self) -> Arrival:
-        """Block until a request that is still wanted waits for rendering, and return it (intake thread)."""
+        """Block until a request waits for rendering, and return the oldest one (intake thread)."""
         with self._lock:
-            while True:
-                while self._arrivals:
-                    arrival = self._arrivals.popleft()
-                    if arrival.submit.request_id in self._raw:
-                        return arrival
+            while not self._arrivals:
                 self._for_intake.wait()
+            self._rendering = next(iter(self._arrivals))
+            return self._arrivals.pop(self._rendering)
 
     def hand_over(self, request: PreparedRequest) -> None:
         """Give a rendered request to the step thread, unless it was cancelled meanwhile (intake thread)."""
@@ -105,7 +103,6 @@ class Inbox:
             return commands
 
     def _settle(self, request_id: str) -> bool:
-        if request_id not in self._raw:
-            return False
-        self._raw.discard(request_id)
-        return True
+        wanted = self._rendering == request_id
+        self._rendering = None
+        return wanted

@@ -49,10 +49,11 @@ def make_context(
         message = f"Model {model_id!r} does not write text by itself: it is not a decoder-only model."
         raise ModelLoadError(message)
     wanted = _wanted(native, settings)
+    model_bytes = int(lib.llama_model_size(native.model))
     for _ in range(_ATTEMPTS):
         native.log.forget_errors()
         plan = plan_memory(wanted, header.cache_shape(settings), budget_bytes)
-        native.context = lib.llama_init_from_model(native.model, context_params(settings, plan))
+        native.context = lib.llama_init_from_model(native.model, context_params(settings, plan, model_bytes))
         if native.context:
             break
         if "alloc" not in native.log.first_error:

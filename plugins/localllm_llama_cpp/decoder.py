@@ -26,7 +26,7 @@ from localllm import (
 
 from .batch import Batch
 from .chain import Candidates
-from .gaps import gap_fillers
+from .gaps import GapRule, gap_fillers
 from .logprobs import RowLogprobs
 from .sampling import RequestSampler
 
@@ -49,12 +49,14 @@ class LlamaDecoder:
         capabilities: Capabilities,
         n_vocab: int,
         new_sampler: Callable[[SamplingParams, Sequence[int]], RequestSampler],
+        gap_rule: GapRule,
     ) -> None:
         self._context = context
         self._memory = lib.llama_get_memory(context)
         self._capabilities = capabilities
         self._n_vocab = n_vocab
         self._new_sampler = new_sampler
+        self._gap_rule = gap_rule
         self._batch = Batch(capabilities.n_batch)
         self._candidates = Candidates(n_vocab)
         self._samplers: dict[str, RequestSampler] = {}
@@ -121,7 +123,8 @@ class LlamaDecoder:
         if not capabilities.can_truncate:
             return ()  # what was added could not be taken away again
         room = capabilities.n_batch - sum(len(part.tokens) for part in slices)
-        fillers = gap_fillers(slices, self._lengths, capabilities.n_cells // capabilities.n_seq_max)
+        stream_cells = capabilities.n_cells // capabilities.n_seq_max
+        fillers = gap_fillers(slices, self._lengths, stream_cells, self._gap_rule)
         return fillers if len(fillers) <= room else ()
 
     def _rows(self, count: int) -> NDArray[np.float32]:

@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import math
 import os
+import re
 from pathlib import Path
 
 LIBRARY_VERSION = "0.3.36"  # of llama-cpp-python: the bindings follow llama.cpp's C API, which makes no promises
@@ -20,9 +21,13 @@ _CGROUP = Path("/sys/fs/cgroup")
 _UNLIMITED = 1 << 60  # version 1 of cgroups writes "no limit" as a number near 2**63
 
 
+_COMMIT = re.compile(rb"\0\d+\.\d+\.\d+\0([0-9a-f]{7,40})(?:-dirty)?\0")  # GGML_VERSION, GGML_COMMIT (ggml.c)
+
+
 def build_id() -> str:
     """Return a short name of the installed native build; it changes whenever the library's files do.
 
+    It reads as ``llama-cpp-python 0.3.36, llama.cpp 0c1e570, files 5f2d...``.
     Raises ``ModuleNotFoundError`` where llama-cpp-python is not installed.
     """
     spec = importlib.util.find_spec("llama_cpp")  # finds the package's folder; runs none of its code
@@ -30,11 +35,15 @@ def build_id() -> str:
         message = "llama-cpp-python is not installed; install it with: pip install llama-cpp-python"
         raise ModuleNotFoundError(message)
     digest = hashlib.sha256()
+    commit = "of unknown commit"
     for folder in spec.submodule_search_locations:
         for file in sorted((Path(folder) / "lib").glob("*")):
             status = file.stat()
             digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns}\n".encode())
-    return f"llama-cpp-python {importlib.metadata.version('llama-cpp-python')} {digest.hexdigest()[:12]}"
+            if "ggml-base" in file.name and (found := _COMMIT.search(file.read_bytes())):
+                commit = found.group(1).decode()
+    version = importlib.metadata.version("llama-cpp-python")
+    return f"llama-cpp-python {version}, llama.cpp {commit}, files {digest.hexdigest()[:12]}"
 
 
 def physical_cores() -> int:

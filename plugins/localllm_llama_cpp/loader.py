@@ -20,10 +20,11 @@ from localllm import (
 
 from .context import NativeModel, describe_context, make_context
 from .decoder import LlamaDecoder
+from .gaps import CPU_RULE, GPU_RULE
 from .hardware import available_memory_bytes
 from .header import ModelHeader
 from .log import native_log
-from .native_params import model_params
+from .native_params import model_params, uses_gpu
 from .sampling import RequestSampler, SeedSource, VocabularyFacts
 from .sandbox import TemplateLimitError
 from .settings import LlamaCppSettings
@@ -114,6 +115,7 @@ def _assemble(request: LoadRequest, native: NativeModel, settings: LlamaCppSetti
         seeds=SeedSource(settings.seed),
         context_length=capabilities.context_length,
     )
+    gap_rule = GPU_RULE if uses_gpu(settings) else CPU_RULE
     return LlamaModel(
         info=ModelInfo(
             context_length=capabilities.context_length,
@@ -131,7 +133,7 @@ def _assemble(request: LoadRequest, native: NativeModel, settings: LlamaCppSetti
                 "cached_sequences": plan.cached_sequences,
             },
         ),
-        decoder=LlamaDecoder(native.context, capabilities, tokenizer.n_vocab, new_sampler),
+        decoder=LlamaDecoder(native.context, capabilities, tokenizer.n_vocab, new_sampler, gap_rule),
         tokenizer=tokenizer,
         renderer=renderer,
         native=native,

@@ -21,6 +21,7 @@ _SPLIT_MODES = {
 _ROPE_SCALING_TYPES = {"model": -1, "none": 0, "linear": 1, "yarn": 2, "longrope": 3}
 _N_BATCH_CPU = 512  # one micro-batch: on a CPU larger steps are no faster, and a cancel waits for the step to end
 _N_BATCH_GPU = 2048
+_BYTES_PER_THREAD = 8 * 1024 * 1024  # of weights: less is read and multiplied faster than two threads can meet
 
 
 def model_params(settings: LlamaCppSettings, *, safe_mode: bool) -> tuple[Any, list[Any]]:
@@ -41,9 +42,18 @@ def model_params(settings: LlamaCppSettings, *, safe_mode: bool) -> tuple[Any, l
     return params, keep_alive
 
 
-def context_params(settings: LlamaCppSettings, plan: MemoryPlan) -> Any:  # noqa: ANN401  # llama_context_params
+def default_threads(model_bytes: int, cores: int) -> int:
+    """Return how many threads a model of this size keeps busy, at least 1 and at most ``cores``.
+
+    The threads of one step wait for each other after every layer. For a small model that costs more than sharing the
+    work brings, and on a busy machine, where any of them may have to wait for a core, a hundred times as much.
+    """
+    return max(1, min(cores, model_bytes // _BYTES_PER_THREAD))
+
+
+def context_params(settings: LlamaCppSettings, plan: MemoryPlan, model_bytes: int) -> Any:  # noqa: ANN401
     """Return ``llama_context_params`` for a plan."""
-    threads = settings.threads or physical_cores()
+    threads = settings.threads or default_threads(model_bytes, physical_cores())
     params = lib.llama_context_default_params()
     params.n_ctx = plan.n_ctx
     params.n_seq_max = plan.n_seq_max

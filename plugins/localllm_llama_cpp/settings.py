@@ -53,7 +53,11 @@ class LlamaCppSettings:
         [], "Share of the model for each GPU, for instance [3, 1]; empty: by free memory."
     )
     offload_kqv: bool = setting(True, "Keep the KV cache on the GPU beside the layers that are there.")
-    threads: int = setting(0, "Threads for single tokens; 0: the physical cores that this process may use.", minimum=0)
+    threads: int = setting(
+        0,
+        "Threads for single tokens; 0: the physical cores that this process may use, fewer for tiny models.",
+        minimum=0,
+    )
     threads_batch: int = setting(0, "Threads for prompts and batches; 0: as 'threads'.", minimum=0)
     flash_attention: Literal["auto"] | bool = setting("auto", "Use flash attention: 'auto', true or false.")
     cache_type_k: CacheType = setting(

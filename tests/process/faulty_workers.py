@@ -179,13 +179,16 @@ def closes_its_pipe_and_goes_on(pipe: Pipe) -> None:
     threading.Event().wait()
 
 
-def ignores_sigterm_and_shutdown(pipe: Pipe) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def stops_listening(pipe: Pipe) -> None:
     pipe.get_ready()
+    pipe.submitted()
+    os.closerange(3, 256)
+    os.close(0)
     threading.Event().wait()
 
 
-def never_reads(pipe: Pipe) -> None:
+def ignores_sigterm_and_shutdown(pipe: Pipe) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     pipe.get_ready()
     threading.Event().wait()
 
@@ -230,12 +233,12 @@ SCRIPTS: dict[str, Callable[[Pipe], None]] = {
         grandchild_holds_the_pipes,
         half_frame_then_exit,
         ignores_sigterm_and_shutdown,
-        never_reads,
         never_ready,
         print_instead_of_a_frame,
         ready_twice,
         refuse_to_load_and_stay,
         stderr_flood,
+        stops_listening,
         unknown_request_id,
         well_behaved,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import uvloop
@@ -12,6 +13,8 @@ import uvloop
 from localllm.contract.model import Mode
 from localllm.host.client import WorkerClient
 from tests.process.harness import Models, ask, fake_backend, first_chunk, running_registry
+
+HANGS_AFTER_SECONDS = 0.5
 
 
 async def main(state: Path, settings: dict[str, object]) -> None:
@@ -25,6 +28,10 @@ async def main(state: Path, settings: dict[str, object]) -> None:
         assert isinstance(idle, WorkerClient)
         stream = busy.generate(ask(max_tokens=None, ignore_eos=True))
         await first_chunk(stream)
+        if "hang_after_steps" in settings:
+            with suppress(TimeoutError):
+                while await asyncio.wait_for(anext(stream), HANGS_AFTER_SECONDS):
+                    continue
         sys.stdout.write(json.dumps([busy.pid, idle.pid]) + "\n")
         sys.stdout.flush()
         async for _ in stream:

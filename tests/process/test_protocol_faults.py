@@ -61,7 +61,8 @@ def test_a_scripted_worker_that_keeps_to_the_rules_answers(run_both: Run) -> Non
         ("frame_of_four_gigabytes", "4294967295 bytes is longer than the limit"),
         ("unknown_request_id", "unknown request 'r999'"),
         ("ready_twice", "ready already"),
-        ("closes_its_pipe_and_goes_on", "closed its pipe"),
+        ("closes_its_pipe_and_goes_on", "closed a pipe"),
+        ("stops_listening", "closed a pipe"),
     ],
 )
 def test_a_worker_that_breaks_the_protocol_is_killed(run_both: Run, script: str, reason: str) -> None:

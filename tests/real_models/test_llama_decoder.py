@@ -28,6 +28,7 @@ from localllm.engine.step_loop import PreparedRequest, StepLoop
 from localllm.testing.decoder_contract import CHECKS, Check
 from localllm.testing.tiny_model import write_tiny_llama, write_tiny_mamba, write_tiny_sliding
 from localllm_llama_cpp import loader
+from localllm_llama_cpp.gaps import GapRule
 from localllm_llama_cpp.loader import LlamaModel, load
 
 pytestmark = pytest.mark.real_model
@@ -201,7 +202,10 @@ def test_a_pool_too_small_for_all_answers_everybody_in_full(
     assert texts == expected
 
 
-def test_idle_sequences_between_decoding_ones_keep_what_they_hold(load_kind: LoadKind) -> None:
+def test_idle_sequences_between_decoding_ones_keep_what_they_hold(
+    load_kind: LoadKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "CPU_RULE", GapRule(shortest_run=1, longest_gap=3))
     model = load_kind("attention", kv_layout="streams", parallel=5, cached_sequences=0, context_length=256)
     decoder = model.decoder
     rng = random.Random(2)

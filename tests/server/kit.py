@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
@@ -160,6 +160,7 @@ class FakePlugins:
     middleware: list[Any] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     cycles: list[Any] = field(default_factory=list)
+    open_at_end: list[int] = field(default_factory=list)  # generations that were open when a request was over
     backends: Mapping[str, BackendSpec] = field(
         default_factory=lambda: {
             "fake": BackendSpec("fake", frozenset({Mode.GENERATE}), factory="a:b", build_id=lambda: "fake 1.0 (abc123)")
@@ -184,6 +185,7 @@ class FakePlugins:
 
     def emit(self, event: Event) -> None:
         self.events.append(event)
+        self.open_at_end.append(self.host.client.open)
         self.logged.set()
 
     def lifespans(self) -> list[Any]:
@@ -196,9 +198,10 @@ class FakePlugins:
 def endpoints(context: Any) -> list[tuple[str, Callable[..., Any], dict[str, Any]]]:
     async def chunks(request: Request, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         prompt = GenerateRequest(TextPrompt("secret prompt"))
-        async for event in stream_generation(request, context, body.get("model"), prompt):
-            if isinstance(event, Chunk):
-                yield {"text": event.text}
+        async with aclosing(stream_generation(request, context, body.get("model"), prompt)) as events:
+            async for event in events:
+                if isinstance(event, Chunk):
+                    yield {"text": event.text}
 
     async def stream(request: Request) -> Response:
         return EventStream(chunks(request, await read_json(request)), done=True)

@@ -11,7 +11,9 @@ import pytest
 
 from localllm.contract.errors import ContextLengthExceededError, WorkerCrashedError
 from localllm.contract.events import RequestFinished
+from localllm.contract.generation import Timings, Usage
 from localllm.server import connection
+from localllm.server.record import RequestRecord
 from tests.server.kit import Kit, Raw, make_kit, run, statuses
 
 
@@ -34,6 +36,15 @@ def test_stream_is_data_events_and_done() -> None:
     assert event.first_token_seconds is not None
     assert 0 <= event.first_token_seconds <= event.duration_seconds
     assert kit.host.acquired == kit.host.client.open == kit.host.client.cancelled == 0
+
+
+def test_several_generations_of_one_request_are_counted_together() -> None:
+    record = RequestRecord()
+    record.add_usage(Usage(5, 10, cached_tokens=1), Timings(1.0, 2.0, 100.0))
+    record.add_usage(Usage(7, 30, cached_tokens=2), Timings(1.0, 2.0, 400.0))
+    record.add_usage(Usage(1, 0), Timings(1.0, 2.0, 0.0))
+    assert record.usage == Usage(13, 40, cached_tokens=3)
+    assert record.tokens_per_second == 100.0
 
 
 def test_error_before_the_first_event_has_its_own_status() -> None:
@@ -155,13 +166,15 @@ def test_a_reader_that_does_not_read_is_dropped(path: str, loop: str, caplog: py
             await raw.post(path)
             await asyncio.wait_for(kit.host.client.left.wait(), 20)
             await asyncio.wait_for(kit.plugins.logged.wait(), 20)
-            await listener.close(5)  # nothing hangs on a socket that never drains
-            assert listener.open_connections == 0
+            await listener._wait(10)
+            assert listener.open_connections == 0  # cut by the server: the client has read nothing
+            await listener.close(5)
             raw.abort()
         return kit
 
     kit = run(scenario(), loop=loop)
     assert finished(kit).finish == "slow_reader"
+    assert kit.plugins.open_at_end == [0]  # the model was let go before the request was called over
     assert kit.host.acquired == kit.host.client.open == 0
     assert "Traceback" not in caplog.text
 

@@ -100,3 +100,22 @@ def test_a_missing_library_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(hardware.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match="pip install llama-cpp-python"):
         hardware.build_id()
+
+
+@pytest.mark.parametrize(
+    ("content", "commit"),
+    [(b"..\x000.25.3\x000c1e570-dirty\x00..", "llama.cpp 0c1e570,"), (b"nothing", "llama.cpp of unknown commit,")],
+)
+def test_the_build_id_names_the_commit_that_the_library_carries(tmp_path, monkeypatch, content, commit):
+    class Spec:
+        submodule_search_locations = (str(tmp_path),)
+
+    monkeypatch.setattr(hardware.importlib.util, "find_spec", lambda name: Spec)
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "libggml-base.so").write_bytes(content)
+    assert commit in hardware.build_id()
+
+
+@pytest.mark.real_model
+def test_the_installed_build_tells_its_commit():
+    assert "unknown" not in hardware.build_id()
