@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from localllm_llama_cpp.native_params import default_threads
 
 MEBIBYTE = 1024 * 1024
