@@ -15,7 +15,7 @@ class ModelLoaded:
 
 @dataclass(frozen=True, slots=True)
 class ModelUnloaded:
-    """A worker was let go. ``reason`` is "idle", "request" or "shutdown"."""
+    """A worker was let go. ``reason`` is "idle", "request", "replaced" (its file or settings changed) or "shutdown"."""
 
     model: str
     reason: str

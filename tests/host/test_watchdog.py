@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from localllm.host.watchdog import Watchdog
 
@@ -21,8 +22,8 @@ def bark(timeout_seconds: float) -> tuple[Watchdog, asyncio.Event, list[float]]:
     return Watchdog(timeout_seconds, on_silence), barked, times
 
 
-def play(scenario: Callable[[], object]) -> None:
-    asyncio.run(scenario())  # type: ignore[arg-type]
+def play(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(scenario())
 
 
 def test_silence_is_reported_once_and_not_before_its_time() -> None:
@@ -58,8 +59,10 @@ def test_a_server_that_was_stopped_itself_reads_its_pipe_before_it_judges() -> N
         watchdog, barked, _ = bark(0.2)
         watchdog.start()
         # What arrived while we stood still is read after the timer has gone off, in the same turn of the loop.
-        asyncio.get_running_loop().call_later(0.25, watchdog.reset)
-        time.sleep(0.3)
+        loop = asyncio.get_running_loop()
+        loop.call_later(0.25, watchdog.reset)
+        loop.call_soon(time.sleep, 0.3)
+        await asyncio.sleep(0)
         await asyncio.sleep(0.06)  # longer than the second look takes to come, shorter than a new silence
         watchdog.stop()
         assert not barked.is_set()
