@@ -24,7 +24,7 @@ help:
 	@echo "make test           lint, type check and test"
 	@echo "make test-full      the same with many more random cases"
 	@echo "make lint | format  ruff and mypy | rewrite the files by ruff"
-	@echo "make docs           bring docs/configuration.md up to date with the code"
+	@echo "make docs           bring docs/configuration.md and localllm.toml up to date with the code"
 	@echo "make bench          measure (benchmarks/)"
 	@echo "make rebuild-llama  build llama.cpp again, with the right flags and CMAKE_ARGS"
 

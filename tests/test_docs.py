@@ -43,17 +43,18 @@ def section(page: str, name: str) -> list[str]:
     return page.partition(heading + "\n")[2].partition("\n### ")[0].splitlines()
 
 
-def test_the_manual_is_what_the_code_writes() -> None:
+def test_generated_files_are_what_the_code_writes() -> None:
     specification = importlib.util.spec_from_file_location("docs_generate", DOCS / "generate.py")
     assert specification is not None
     assert specification.loader is not None
     generate = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(generate)
     page = generate.PAGE.read_text(encoding="utf-8")
-    assert generate.generate(page) == page, "run `make docs`"
+    assert generate.page(page) == page, "run `make docs`"
+    assert generate.default_file() == generate.DEFAULT_FILE.read_text(encoding="utf-8"), "run `make docs`"
 
 
-def test_the_commented_default_names_every_key_and_loads() -> None:
+def test_the_default_file_names_every_key_and_loads() -> None:
     text = (ROOT / "localllm.toml").read_text(encoding="utf-8")
     for key in KEYS:
         if key.path != "models.define":
