@@ -59,7 +59,7 @@ if TYPE_CHECKING:
         Usage,
     )
     from localllm.contract.model import Mode, ModelInfo, ModelKind, ModelSpec
-    from localllm.hookspecs import hookimpl
+    from localllm.hookspecs import RegisterBackend, RegisterMiddleware, RegisterModel, RegisterRoute, hookimpl
     from localllm.server.disconnect import race_disconnect
     from localllm.server.json_body import read_json
     from localllm.server.pipeline import stream_generation
@@ -85,7 +85,7 @@ _HOMES = {
         "SamplingParams Started TextPrompt Timings TokenAlternative TokenLogprob TokenPrompt Usage"
     ),
     "localllm.contract.model": "Mode ModelInfo ModelKind ModelSpec",
-    "localllm.hookspecs": "hookimpl",
+    "localllm.hookspecs": "RegisterBackend RegisterMiddleware RegisterModel RegisterRoute hookimpl",
     "localllm.server.disconnect": "race_disconnect",
     "localllm.server.json_body": "read_json",
     "localllm.server.pipeline": "stream_generation",
@@ -134,6 +134,10 @@ __all__ = [
     "Prompt",
     "PromptRenderer",
     "ProtocolError",
+    "RegisterBackend",
+    "RegisterMiddleware",
+    "RegisterModel",
+    "RegisterRoute",
     "RequestFinished",
     "Sampled",
     "SamplingParams",

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from starlette.routing import Route
 
-from localllm import PluginContext, hookimpl
+from localllm import PluginContext, RegisterRoute, hookimpl
 
 from .endpoint import CompletionsEndpoint
 
 
 @hookimpl
-def localllm_register_routes(context: PluginContext, register: Callable[..., None]) -> None:
+def localllm_register_routes(context: PluginContext, register: RegisterRoute) -> None:
     """Add the endpoint, with and without ``/v1``."""
     endpoint = CompletionsEndpoint(context)
     for prefix in ("/v1", ""):

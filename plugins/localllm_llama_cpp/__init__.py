@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from localllm import BackendSpec, Mode, PluginContext, hookimpl
+from localllm import BackendSpec, Mode, PluginContext, RegisterBackend, hookimpl
 
 from .hardware import REBUILD_COMMAND, build_id
 from .settings import LlamaCppSettings
@@ -17,7 +15,7 @@ def localllm_config_section() -> type:
 
 
 @hookimpl
-def localllm_register_backends(context: PluginContext, register: Callable[[BackendSpec], None]) -> None:
+def localllm_register_backends(context: PluginContext, register: RegisterBackend) -> None:
     """Register the engine ``llama_cpp``."""
     register(
         BackendSpec(
