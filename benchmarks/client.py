@@ -28,6 +28,27 @@ class Answer:
         return max(b - a for a, b in zip(self.arrivals, self.arrivals[1:], strict=False))
 
 
+class _Recorder(asyncio.Protocol):
+    """Keeps what arrives, with the moment, and looks at it only afterwards: the client shares the server's cores."""
+
+    def __init__(self, request: bytes) -> None:
+        self._request = request
+        self.pieces: list[tuple[float, bytes]] = []
+        self.sent = 0.0
+        self.done = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.write(self._request)
+        self.sent = time.perf_counter()
+
+    def data_received(self, data: bytes) -> None:
+        self.pieces.append((time.perf_counter(), data))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.done.set_result(None)
+
+
 async def complete(port: int, prompt: list[int], max_tokens: int, **fields: Any) -> Answer:  # noqa: ANN401
     """Stream one completion of token ids; end tokens are ignored, so that every answer has ``max_tokens`` tokens."""
     body = {
@@ -39,31 +60,32 @@ async def complete(port: int, prompt: list[int], max_tokens: int, **fields: Any)
         **fields,
     }
     payload = json.dumps(body).encode()
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
     head = (
         f"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(payload)}\r\nConnection: close\r\n\r\n"
     )
-    writer.write(head.encode() + payload)
-    answer = Answer(sent=time.perf_counter())
-    await writer.drain()
-    try:
-        status = await reader.readline()
-        if b" 200 " not in status:
-            raise RuntimeError((status + await reader.read()).decode())
-        async for line in reader:
+    request = head.encode() + payload
+    _, recorder = await asyncio.get_running_loop().create_connection(lambda: _Recorder(request), "127.0.0.1", port)
+    await recorder.done
+    return _read_answer(recorder)
+
+
+def _read_answer(recorder: _Recorder) -> Answer:
+    received = b"".join(piece for _, piece in recorder.pieces)
+    if not received.startswith(b"HTTP/1.1 200 "):
+        raise RuntimeError(received.decode(errors="replace"))
+    answer = Answer(sent=recorder.sent)
+    for moment, piece in recorder.pieces:
+        for line in piece.split(b"\n"):
             if not line.startswith(b"data: {"):
                 continue
-            now = time.perf_counter()
             event = json.loads(line[6:])
             if "error" in event:
                 raise RuntimeError(event["error"]["message"])
             if event.get("usage"):
                 answer.usage = event["usage"]
             if event["choices"] and event["choices"][0]["finish_reason"] is None:
-                answer.arrivals.append(now)
-    finally:
-        writer.close()
+                answer.arrivals.append(moment)
     return answer
 
 

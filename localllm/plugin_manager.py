@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import IntEnum
 from importlib.metadata import EntryPoint
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -40,6 +41,29 @@ class PluginInfo:
     version: str
     enabled: bool
     hooks: tuple[str, ...] = ()
+
+
+class _LifeCycle(AbstractAsyncContextManager[None]):
+    """A plugin's life cycle under its name: what fails at the start stops it, what fails at the end is logged."""
+
+    def __init__(self, source: PluginSource, cycle: AbstractAsyncContextManager[None], logger: logging.Logger) -> None:
+        self._source = source
+        self._cycle = cycle
+        self._logger = logger
+
+    async def __aenter__(self) -> None:
+        try:
+            await self._cycle.__aenter__()
+        except Exception as error:
+            raise self._source.error(f"its life cycle raised {type(error).__name__}: {error}") from error
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._cycle.__aexit__(kind, error, trace)
+        except Exception:
+            self._logger.exception("%s failed at the end of its life cycle", self._source)
 
 
 class _Phase(IntEnum):
@@ -194,7 +218,7 @@ class PluginManager:
     def lifespans(self) -> list[tuple[str, AbstractAsyncContextManager[None]]]:
         """Return the plugins' life cycles by name, to be entered in this order and left in the reverse one."""
         self._registered()
-        found = []
+        found: list[tuple[str, AbstractAsyncContextManager[None]]] = []
         for source in self._selected:
             cycle = self._call(source, "localllm_lifespan")
             if cycle is None:
@@ -205,7 +229,7 @@ class PluginManager:
                     f"write it with contextlib.asynccontextmanager"
                 )
                 raise source.error(sentence)
-            found.append((source.name, cycle))
+            found.append((source.name, _LifeCycle(source, cycle, self._contexts[source.name].logger)))
         return found
 
     def emit(self, event: Event) -> None:

@@ -26,7 +26,7 @@ class RegisteredRoute:
     name: str
     max_body_bytes: int | None
     public: bool
-    plugin: str
+    plugin: PluginSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class Registry:
             if owner != name:
                 raise source.error(f"{method} {path} is already served by {self._route_sources[owner]}")
         self._route_sources[name] = source
-        self.routes[name] = RegisteredRoute(route, name, max_body_bytes, public, source.name)
+        self.routes[name] = RegisteredRoute(route, name, max_body_bytes, public, source)
 
     def _add_backend(self, source: PluginSource, backend: BackendSpec) -> None:
         if not isinstance(backend, BackendSpec):

@@ -319,8 +319,8 @@ def test_hook_localllm_register_routes(shelf: Shelf) -> None:
         """,
     )
     get, post = shelf.registered().routes
-    assert (get.name, get.max_body_bytes, get.public, get.plugin) == ("get-x", None, False, "a")
-    assert (post.name, post.max_body_bytes, post.public, post.plugin) == ("post-x", 5000, True, "a")
+    assert (get.name, get.max_body_bytes, get.public, get.plugin.name) == ("get-x", None, False, "a")
+    assert (post.name, post.max_body_bytes, post.public, post.plugin.name) == ("post-x", 5000, True, "a")
 
 
 def test_hook_localllm_register_backends(shelf: Shelf) -> None:
@@ -382,6 +382,31 @@ def test_hook_localllm_lifespan(shelf: Shelf) -> None:
     [(name, cycle)] = shelf.registered().lifespans()
     asyncio.run(_enter(cycle))
     assert (name, sys.modules["shelf_a"].seen) == ("a", ["in", "out"])
+
+
+def test_a_life_cycle_that_fails_names_its_plugin(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
+    import asyncio
+
+    source = """
+    from contextlib import asynccontextmanager
+
+    @hookimpl
+    def localllm_lifespan(context):
+        @asynccontextmanager
+        async def cycle():
+            {before}
+            yield
+            {after}
+        return cycle()
+    """
+    shelf.add("a", source.format(before="raise OSError('no database')", after="pass"))
+    shelf.add("b", source.format(before="pass", after="raise OSError('disk full')"))
+    (_, first), (_, second) = shelf.registered().lifespans()
+    with pytest.raises(PluginError, match=r"plugin 'a' \(dist-a 1\.5\): its life cycle raised OSError: no database"):
+        asyncio.run(_enter(first))
+    asyncio.run(_enter(second))
+    assert "plugin 'b' (dist-b 1.5) failed at the end of its life cycle" in caplog.text
+    assert "disk full" in caplog.text
 
 
 def test_a_life_cycle_that_is_none_is_refused(shelf: Shelf) -> None:

@@ -33,7 +33,7 @@ class SamplingParams:
     min_tokens: int = 0
     stop: tuple[str, ...] = ()
     include_stop: bool = False
-    ignore_eos: bool = False
+    ignore_eos: bool = False  # no end token may be drawn
     logprobs: int | None = None  # None: off; k: log-probabilities of the chosen token and of the k most likely
 
 

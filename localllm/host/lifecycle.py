@@ -137,19 +137,19 @@ class ModelLifecycle:
         self._breaker.admit()
         self._state = ModelState.LOADING
         self._loaded_key = _load_key(self.spec)
-        self._loading = asyncio.create_task(self._load(), name=f"load {self.spec.id}")
+        self._loading = asyncio.create_task(self._load(self.spec), name=f"load {self.spec.id}")
         return self._loading
 
-    async def _load(self) -> LocalLLMError | None:
+    async def _load(self, spec: ModelSpec) -> LocalLLMError | None:
         """Load, and return the failure instead of raising it: nobody may be waiting any more."""
         began_at = self._around.clock()
         try:
-            self._become_ready(await self._load_model(self.spec), began_at)
+            self._become_ready(await self._load_model(spec), began_at)
         except LocalLLMError as error:
             return self._fail(error)
         except Exception as error:
-            _logger.exception("loading %s failed", self.spec.id)
-            return self._fail(ModelLoadError(f"Loading {self.spec.id!r} failed: {type(error).__name__}: {error}"))
+            _logger.exception("loading %s failed", spec.id)
+            return self._fail(ModelLoadError(f"Loading {spec.id!r} failed: {type(error).__name__}: {error}"))
         except asyncio.CancelledError:
             self._state = ModelState.UNLOADED
             raise
@@ -252,4 +252,4 @@ class ModelLifecycle:
 
 def _load_key(spec: ModelSpec) -> object:
     """Return what a loaded model depends on: when it changes (a new file under the old name), it is loaded again."""
-    return spec.backend, spec.path, spec.created, dict(spec.settings)
+    return spec.backend, spec.path, spec.created, dict(spec.settings), dict(spec.meta)

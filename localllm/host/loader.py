@@ -58,9 +58,13 @@ class ModelLoader:
         build_id = await asyncio.to_thread(backend.build_id) if backend.build_id else None
         safe = build_id is not None and await asyncio.to_thread(self._safe_modes.holds, backend.name, build_id)
         try:
-            return Loaded(await self._launch(spec, mode, backend, safe_mode=safe), safe)
+            loaded = Loaded(await self._launch(spec, mode, backend, safe_mode=safe), safe)
         except WorkerDiedLoadingError as death:
             first = death.exit
+        else:
+            if safe:  # remembered from an earlier run, whose log may be gone
+                _warn_of_safe_mode(spec, backend)
+            return loaded
         self._report(spec, first)
         if safe or first.killed_for is not None or first.signal_name not in BUILD_FAULTS:
             raise _load_error(spec.id, first)
@@ -77,13 +81,7 @@ class ModelLoader:
             raise _load_error(spec.id, first) from None
         if build_id is not None:  # a build without a name would be remembered beyond its replacement
             await asyncio.to_thread(self._safe_modes.add, backend.name, build_id)
-        mend = f"; to mend it, run: {backend.rebuild_command}" if backend.rebuild_command else ""
-        _logger.warning(
-            "%s runs in safe mode, slower than it could, because the native build of %s is broken on this CPU%s",
-            spec.id,
-            backend.name,
-            mend,
-        )
+        _warn_of_safe_mode(spec, backend)
         return Loaded(client, safe_mode=True)
 
     def _report(self, spec: ModelSpec, exit_: WorkerExit) -> None:
@@ -114,6 +112,16 @@ class ModelLoader:
             _logger.exception("backend %s failed to bring up %s", backend.name, spec.id)
             message = f"Backend {backend.name!r} failed to bring up model {spec.id!r}: {type(error).__name__}: {error}"
             raise ModelLoadError(message) from error
+
+
+def _warn_of_safe_mode(spec: ModelSpec, backend: BackendSpec) -> None:
+    mend = f"; to mend it, run: {backend.rebuild_command}" if backend.rebuild_command else ""
+    _logger.warning(
+        "%s runs in safe mode, slower than it could, because the native build of %s is broken on this CPU%s",
+        spec.id,
+        backend.name,
+        mend,
+    )
 
 
 def _load_error(model_id: str, exit_: WorkerExit) -> ModelLoadError:

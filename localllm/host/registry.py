@@ -157,7 +157,7 @@ class ModelRegistry:
     async def run(self) -> None:
         """Unload idle models until cancelled."""
         limit = self._settings.idle_unload_seconds
-        pause = min(_LONGEST_SLEEP_SECONDS, max(_SHORTEST_SLEEP_SECONDS, limit / 10))
+        pause = max(_SHORTEST_SLEEP_SECONDS, min(_LONGEST_SLEEP_SECONDS, limit / 10 or _LONGEST_SLEEP_SECONDS))
         while True:
             await asyncio.sleep(pause)
             await self.unload_idle()

@@ -46,6 +46,7 @@ class Catalog:
         self._specs: dict[str, ModelSpec] = {}
         self._names: dict[str, str] = {}
         self._problems: list[str] = []
+        self._broken: dict[str, str] = {}
         self._default: str | None = None
         self.refresh()
 
@@ -74,12 +75,13 @@ class Catalog:
     def resolve(self, name: str | None) -> ModelSpec:
         """Return the model that ``name`` means: an id, an alias, a file's name with or without ".gguf", None: default.
 
-        Raises :class:`ModelNotFoundError` with the known ids.
+        Raises :class:`ModelNotFoundError` with the known ids, and :class:`ModelFileError` for a file that is there but
+        can't be read.
         """
         self._refresh_if_changed()
         model_id = self._default if name is None else self._lookup(name)
         if model_id is None:
-            raise self._not_found(name)
+            raise self._broken_file(self.options.default if name is None else name) or self._not_found(name)
         return self._specs[model_id]
 
     def refresh(self) -> None:
@@ -87,6 +89,7 @@ class Catalog:
         scan = scan_folder(self.options.directory, self._headers)
         problems = list(scan.problems)
         files = dict.fromkeys(scan.files)
+        self._broken = dict(scan.broken)
         found = _by_id(scan.found, problems) if self.options.backend else {}
         if scan.found and not self.options.backend:
             problems.append(
@@ -136,6 +139,7 @@ class Catalog:
                 model = examine(Path(definition.path), self._headers)
             except ModelFileError as error:
                 problems.append(f"models.define.{definition.id}: {error.message}")
+                self._broken |= dict.fromkeys((definition.id, *definition.aliases), error.message)
                 return None
             if model is None:
                 problems.append(f"models.define.{definition.id}: {definition.path} is an adapter or a part of a model")
@@ -219,6 +223,11 @@ class Catalog:
             if candidate in self._names:
                 return self._names[candidate]
         return None
+
+    def _broken_file(self, name: str | None) -> ModelFileError | None:
+        name = (name or "").removesuffix(".gguf")
+        reason = self._broken.get(name)
+        return ModelFileError(f"Model {name!r} can't be served. {reason}.", param="model") if reason else None
 
     def _not_found(self, name: str | None) -> ModelNotFoundError:
         known = list(self._specs)

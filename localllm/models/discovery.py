@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import stat
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,12 @@ from localllm.models.gguf_types import EMBEDDING_ARCHITECTURES
 
 FOLDERS: Mapping[str, ModelKind] = {kind.value: kind for kind in ModelKind}
 """Subfolders of the models' folder; each holds models of one kind."""
+
+_UNFIT_CATEGORIES = frozenset({"Cc", "Cs"})
+"""Controls, and the surrogates that stand for bytes that are not UTF-8: no model's id can have them."""
+
+_BEGINNING_BYTES = 4096
+"""By which an unfinished file is recognised: counts, name and sizes stand there."""
 
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})$")
 
@@ -49,25 +56,35 @@ def stamp(path: Path) -> Stamp | None:
     return found.st_mtime_ns, 0 if stat.S_ISDIR(found.st_mode) else found.st_size
 
 
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What reading one header brought. ``beginning`` is kept of unfinished files, which need ``needs_bytes``."""
+
+    stamp: Stamp | None
+    outcome: GgufHeader | ModelFileError
+    needs_bytes: int = 0
+    beginning: bytes = b""
+
+
 class HeaderCache:
-    """Remembers the headers of files that did not change, faults included."""
+    """Remembers the headers of files that did not change, faults included.
+
+    A file that is being copied changes all the time: as long as it is the same one and not complete, its header is not
+    read again, for that may take a tenth of a second.
+    """
 
     def __init__(self) -> None:
-        self._known: dict[Path, tuple[Stamp | None, GgufHeader | ModelFileError]] = {}
+        self._known: dict[Path, _Reading] = {}
 
     def read(self, path: Path) -> GgufHeader:
         """Return the header; raises :class:`ModelFileError`."""
         now = stamp(path)
         known = self._known.get(path)
-        if known is None or known[0] != now:
-            try:
-                known = (now, read_header(path))
-            except ModelFileError as error:
-                known = (now, error)
-            self._known[path] = known
-        if isinstance(known[1], ModelFileError):
-            raise ModelFileError(known[1].message)
-        return known[1]
+        if known is None or not (known.stamp == now or _still_incomplete(path, known, now)):
+            known = self._known[path] = _read(path, now)
+        if isinstance(known.outcome, ModelFileError):
+            raise ModelFileError(known.outcome.message)
+        return known.outcome
 
     def keep_only(self, paths: Iterable[Path]) -> None:
         """Forget all other files."""
@@ -75,18 +92,41 @@ class HeaderCache:
         self._known = {path: entry for path, entry in self._known.items() if path in wanted}
 
 
+def _read(path: Path, now: Stamp | None) -> _Reading:
+    try:
+        return _Reading(now, read_header(path))
+    except ModelFileError as error:
+        needs_bytes = int(error.detail.get("needs_bytes", 0))
+        return _Reading(now, error, needs_bytes, _beginning(path) if needs_bytes else b"")
+
+
+def _still_incomplete(path: Path, known: _Reading, now: Stamp | None) -> bool:
+    if now is None or known.stamp is None or not known.stamp[1] <= now[1] < known.needs_bytes:
+        return False
+    return _beginning(path).startswith(known.beginning)
+
+
+def _beginning(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(_BEGINNING_BYTES)
+    except OSError:  # it has gone meanwhile
+        return b""
+
+
 @dataclass(slots=True)
 class Scan:
-    """What one look at the disk brought: ``files`` are all candidates, good or not."""
+    """What one look at the disk brought: ``files`` are all candidates, good or not; ``broken`` says by name why not."""
 
     found: list[Found]
     files: list[Path]
     problems: list[str]
+    broken: dict[str, str]
 
 
 def scan_folder(directory: Path, headers: HeaderCache) -> Scan:
     """Look into ``directory`` and its folders chat, embedding and reranker. Other folders are left alone."""
-    scan = Scan([], [], [])
+    scan = Scan([], [], [], {})
     for folder, kind in [*((directory / name, kind) for name, kind in FOLDERS.items()), (directory, None)]:
         groups: dict[str, list[Path]] = {}
         for path in _list_files(folder, scan.problems):
@@ -133,6 +173,8 @@ def _add_group(scan: Scan, paths: list[Path], kind: ModelKind | None, headers: H
             model = _examine_parts(group, kind, headers)
         except ModelFileError as error:
             scan.problems.append(error.message)
+            part = _PART.match(group[0].stem)
+            scan.broken[part["stem"] if part else group[0].stem] = error.message
             continue
         if model is None:
             continue
@@ -148,6 +190,10 @@ def _examine_parts(paths: Sequence[Path], kind: ModelKind | None, headers: Heade
     paths = _order_parts(paths)
     if paths[0].name.lower().startswith("mmproj"):
         return None
+    if any(unicodedata.category(char) in _UNFIT_CATEGORIES for char in paths[0].name):
+        name = paths[0].name.encode("unicode_escape").decode("ascii")
+        message = f"{name}: its name is not UTF-8 text, or has control characters in it; rename the file to serve it"
+        raise ModelFileError(message)
     all_headers = [headers.read(path) for path in paths]
     first = all_headers[0]
     if first.role != "model":

@@ -138,7 +138,8 @@ def read_header(path: str | os.PathLike[str]) -> GgufHeader:
     """Read and check the header of the GGUF file at ``path``, of version 2 or 3.
 
     Every count is compared with the bytes that are left before anything is allocated for it, and every tensor must lie
-    inside the file. Raises :class:`ModelFileError` and nothing else. Reads a few megabytes at most: some 0.1 s for a
+    inside the file. Raises :class:`ModelFileError` and nothing else; where only the end of the tensors is missing, its
+    ``detail`` has ``needs_bytes``, the size of the whole file. Reads a few megabytes at most: some 0.1 s for a
     vocabulary of 262,144 tokens.
     """
     path = Path(path)
@@ -286,10 +287,12 @@ class _Reader:
             if offset % alignment:
                 raise self.data.fault(f"tensor {name!r} lies at {offset}, not a multiple of {alignment}")
             if start + offset + n_bytes > self.data.size:
-                raise self.data.fault(
+                error = self.data.fault(
                     f"tensor {name!r} ends at byte {start + offset + n_bytes}, but the file has {self.data.size}; "
                     f"it is truncated or still being copied"
                 )
+                error.detail["needs_bytes"] = start + max(begin + length for begin, length, _ in extents)
+                raise error
         for (offset, n_bytes, name), (next_offset, _, next_name) in itertools.pairwise(extents):
             if offset + n_bytes > next_offset:
                 raise self.data.fault(f"tensors {name!r} and {next_name!r} overlap; the file is corrupt")

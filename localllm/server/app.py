@@ -106,7 +106,7 @@ def _entries(core: list[RouteEntry], plugins: PluginManager) -> list[RouteEntry]
     for one in plugins.routes:
         path = getattr(one.route, "path", None)
         if one.name in names or path in paths:
-            message = f"plugin {one.plugin!r}: the route {one.name!r} ({path}) is the core's own; choose another"
+            message = f"{one.plugin}: the route {one.name!r} ({path}) is the core's own; choose another"
             raise PluginError(message)
         entries.append(RouteEntry(one.route, one.name, max_body_bytes=one.max_body_bytes, public=one.public))
     return entries

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -19,6 +21,8 @@ from localllm.server.drain import Drain
 from localllm.server.model_host import ModelHost, find_spec, health_body, model_object, states_by_id
 from localllm.server.record import request_record
 from localllm.server.routes import RouteEntry
+
+_logger = logging.getLogger("localllm.server")
 
 
 def core_routes(host: ModelHost, backends: Mapping[str, BackendSpec], drain: Drain) -> list[RouteEntry]:
@@ -46,7 +50,7 @@ def core_routes(host: ModelHost, backends: Mapping[str, BackendSpec], drain: Dra
     versions = _versions(list(backends.values()))
 
     async def show_version(request: Request) -> Response:
-        return json_response(versions())
+        return json_response(await asyncio.to_thread(versions))
 
     return [
         RouteEntry(Route("/v1/models", list_models), "models"),
@@ -63,12 +67,21 @@ def json_response(body: Mapping[str, Any]) -> Response:
 
 
 def _versions(backends: Sequence[BackendSpec]) -> Callable[[], dict[str, Any]]:
-    @cache  # reading a native build's name may take a look at its files
+    @cache  # reading a native build's name takes a look at its files: in a thread, and once
     def read() -> dict[str, Any]:
         return {
             "version": version("localllm"),
             "python": platform.python_version(),
-            "backends": {backend.name: backend.build_id() if backend.build_id else None for backend in backends},
+            "backends": {backend.name: _build_id(backend) for backend in backends},
         }
 
     return read
+
+
+def _build_id(backend: BackendSpec) -> str | None:
+    """Return the name of an engine's native build; None where it has none, or its library is missing."""
+    try:
+        return backend.build_id() if backend.build_id else None
+    except Exception:
+        _logger.exception("the build of engine %s can't be named", backend.name)
+        return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from datetime import UTC, datetime
@@ -12,6 +13,8 @@ import orjson
 from localllm.config.schema import LogSection
 
 _TEXT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+
+_ESCAPED_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\t\n"}
 
 
 class JsonFormatter(logging.Formatter):
@@ -30,13 +33,29 @@ class JsonFormatter(logging.Formatter):
             line.update(fields)
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str).decode()
+        try:
+            return orjson.dumps(line, default=str).decode()
+        except TypeError:  # half a surrogate pair, as in the name of a file that is not UTF-8: it is written escaped
+            return json.dumps(line, default=str)
+
+
+class TextFormatter(logging.Formatter):
+    """Lines for people. What workers and model files say is in them, and must not drive the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, or the lines of a traceback, with control characters escaped."""
+        return super().format(record).translate(_ESCAPED_CONTROLS)
+
+
+def formatter(section: LogSection) -> logging.Formatter:
+    """Return what turns records into lines as ``[log]`` wants them."""
+    return JsonFormatter() if section.format == "json" else TextFormatter(_TEXT)
 
 
 def set_up_logging(section: LogSection, stream: TextIO | None = None) -> None:
     """Send all logging to ``stream`` (default: stderr). Called once, by the process that serves."""
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(JsonFormatter() if section.format == "json" else logging.Formatter(_TEXT))
+    handler.setFormatter(formatter(section))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)

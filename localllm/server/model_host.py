@@ -57,8 +57,9 @@ def find_spec(models: ModelAccess, name: str) -> ModelSpec:
     try:
         return models.resolve(name, Mode.GENERATE)
     except ModelUnsupportedError:
-        wanted = name.removesuffix(".gguf")
-        return next(spec for spec in models.list_specs() if {name, wanted} & {spec.id, *spec.aliases})
+        specs = models.list_specs()
+        names = {alias: spec for spec in specs for alias in spec.aliases} | {spec.id: spec for spec in specs}
+        return names[name] if name in names else names[name.removesuffix(".gguf")]
 
 
 def default_model(models: ModelAccess) -> str | None:
@@ -92,7 +93,7 @@ def model_object(spec: ModelSpec, state: ModelState | None) -> dict[str, Any]:
         "aliases": list(spec.aliases),
         "loaded": info is not None,
         "state": "unloaded" if state is None else state.state,
-        "max_model_len": meta.get("context_length") if info is None else info.context_length,
+        "max_model_len": meta.get("n_ctx_train") if info is None else info.context_length,
         "meta": dict(meta),
     }
 

@@ -17,6 +17,7 @@ from localllm.contract.generation import (
     Finished,
     GenerateEvent,
     GenerateRequest,
+    Started,
 )
 from localllm.contract.model import Mode
 from localllm.server.disconnect import close_iterator
@@ -41,6 +42,8 @@ async def stream_generation(
     """
     record = request_record(request.scope)
     complete = False
+    started: Started | None = None
+    n_written = 0
     try:
         record.model = context.models.resolve(model, Mode.GENERATE).id
         async with context.models.acquire(model, Mode.GENERATE) as client:
@@ -48,6 +51,10 @@ async def stream_generation(
             try:
                 async for event in events:
                     _note(record, event)
+                    if isinstance(event, Started):
+                        started = event
+                    elif isinstance(event, Chunk):
+                        n_written += event.tokens
                     complete = isinstance(event, Finished)
                     yield event
             finally:
@@ -64,6 +71,9 @@ async def stream_generation(
         if not complete:  # a consumer may well stop after the last event
             record.finish = "cancelled"
         raise
+    finally:
+        if started is not None and not complete:
+            record.add_unfinished(started.prompt_tokens, n_written)
 
 
 def _note(record: RequestRecord, event: GenerateEvent) -> None:

@@ -29,6 +29,7 @@ class RequestRecord:
     model: str | None = None
     usage: Usage | None = None
     timings: Timings | None = None
+    unfinished: Usage | None = None  # of generations that ended early; what they took from the cache is not known
     first_token_at: float | None = None
     finish: str | None = None
     status: int | None = None  # of the response, once it has started
@@ -46,6 +47,23 @@ class RequestRecord:
             cached_tokens=before.cached_tokens + usage.cached_tokens,
         )
         self.timings = slower
+
+    def add_unfinished(self, prompt_tokens: int, completion_tokens: int) -> None:
+        """Count one generation that an error or the client ended, as far as it came."""
+        before = self.unfinished or Usage(0, 0)
+        self.unfinished = Usage(before.prompt_tokens + prompt_tokens, before.completion_tokens + completion_tokens)
+
+    @property
+    def prompt_tokens(self) -> int | None:
+        """Tokens of all prompts; None while no generation has started."""
+        counts = [usage.prompt_tokens for usage in (self.usage, self.unfinished) if usage is not None]
+        return sum(counts) if counts else None
+
+    @property
+    def completion_tokens(self) -> int | None:
+        """Tokens of all answers; None while no generation has started."""
+        counts = [usage.completion_tokens for usage in (self.usage, self.unfinished) if usage is not None]
+        return sum(counts) if counts else None
 
     @property
     def first_token_seconds(self) -> float | None:

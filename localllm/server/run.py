@@ -15,12 +15,12 @@ from importlib.metadata import version
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from localllm.config.load import is_loopback
 from localllm.config.schema import Config
 from localllm.server.app import build_app
 from localllm.server.drain import FAREWELL_SECONDS, Drain
 from localllm.server.listener import BindError, Listener, open_socket
 from localllm.server.log_setup import set_up_logging
-from localllm.server.middleware.request_guard import is_loopback
 from localllm.server.model_host import ModelHost, default_model
 
 if TYPE_CHECKING:

@@ -55,7 +55,7 @@ def _serve(stream: ReadableStream, write: Callable[[bytes], None]) -> None:
     start_thread("reader", reader.run)
     try:
         model = _load(hello)
-        run_self_test(model)
+        run_self_test(model, hello.load.model_id)
     except LocalLLMError as error:
         _send(write, LoadFailed(error.to_wire()))
         sys.stderr.flush()

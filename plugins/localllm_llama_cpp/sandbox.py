@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -15,15 +16,18 @@ import jinja2.parser
 import jinja2.sandbox
 from jinja2.ext import Extension, loopcontrols
 
+from .memory_limit import at_most
+
 MAX_SOURCE_CHARS = 1_000_000
 MAX_OUTPUT_CHARS = 16_000_000
 MAX_SECONDS = 10.0
+MAX_BYTES = 512 * 1024 * 1024  # of memory, for compiling and for each rendering; the longest text takes an eighth of it
 MAX_RANGE = 100_000  # items, as Jinja's own sandbox has it
 MAX_SIZE = 1_000_000  # items or characters that one multiplication, or one padding, may make
 MAX_EXPONENT = 64
 MAX_INTEGER_BITS = 4096
 
-_TICK = "_localllm_tick"
+_TICK = "localllm_tick"  # an attribute of the environment: a name that a template could set would be no guard
 _WIDTH_IN_DATE = re.compile(r"%[^A-Za-z%]*\d")
 
 
@@ -46,8 +50,9 @@ class SandboxedTemplate:
         self._clock = clock
         self._deadline = float("inf")
         environment = _environment()
-        environment.globals[_TICK] = self._tick
-        self._template = environment.from_string(source)
+        setattr(environment, _TICK, self._tick)
+        with _bounded_memory():  # constant expressions are evaluated already now
+            self._template = environment.from_string(source)
 
     def render(self, variables: Mapping[str, Any]) -> str:
         """Return the text. ``variables`` are plain JSON values; the template gets a copy and may change it as it likes.
@@ -56,6 +61,10 @@ class SandboxedTemplate:
         a mistake in the template raises.
         """
         self._deadline = self._clock() + MAX_SECONDS
+        with _bounded_memory():
+            return self._render(variables)
+
+    def _render(self, variables: Mapping[str, Any]) -> str:
         pieces: list[str] = []
         n_chars = 0
         for piece in self._template.generate(plain_copy(variables)):
@@ -72,6 +81,16 @@ class SandboxedTemplate:
             message = f"The template ran for more than {MAX_SECONDS:g} seconds."
             raise TemplateLimitError(message)
         return ""
+
+
+@contextmanager
+def _bounded_memory() -> Iterator[None]:
+    try:
+        with at_most(MAX_BYTES):
+            yield
+    except MemoryError:
+        message = f"The template took more than {MAX_BYTES} bytes of memory."
+        raise TemplateLimitError(message) from None
 
 
 def plain_copy(value: Any) -> Any:  # noqa: ANN401  # any JSON value
@@ -121,7 +140,7 @@ class _TemplateEnvironment(jinja2.sandbox.SandboxedEnvironment):
     ) -> str:
         """Let every round of a loop and every macro call look at the clock: those that write nothing never yield."""
         for node in source.find_all((jinja2.nodes.For, jinja2.nodes.Macro, jinja2.nodes.CallBlock)):
-            tick = jinja2.nodes.Call(jinja2.nodes.Name(_TICK, "load"), [], [], None, None)
+            tick = jinja2.nodes.Call(jinja2.nodes.EnvironmentAttribute(_TICK), [], [], None, None)
             node.body[:0] = [jinja2.nodes.Output([tick], lineno=node.lineno)]  # type: ignore[attr-defined]  # all three have a body
         return super()._generate(source, name, filename, defer_init)
 

@@ -19,6 +19,7 @@ from localllm.host.registry import ModelRegistry, RegistrySettings
 from localllm.host.states import ModelState
 
 GENERATE = Mode.GENERATE
+NOTE = "context_length is 128 instead of the model's own 256: memory is short."
 
 
 class RemoteClient:
@@ -26,7 +27,7 @@ class RemoteClient:
 
     def __init__(self) -> None:
         self.closed = 0
-        self.info = ModelInfo(128, 256)
+        self.info = ModelInfo(128, 256, notes=(NOTE,))
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[GenerateEvent]:
         yield Started(1)
@@ -44,9 +45,11 @@ class Remote:
         self.error: Exception | None = None
         self.calls = 0
         self.clients: list[RemoteClient] = []
+        self.asked: list[ModelSpec] = []
 
     async def connect(self, spec: ModelSpec, mode: Mode) -> RemoteClient:
         self.calls += 1
+        self.asked.append(spec)
         await self.gate.wait()
         if self.error is not None:
             raise self.error

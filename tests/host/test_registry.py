@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from localllm.contract.events import ModelLoaded
 from localllm.contract.model import Mode
 from localllm.host.registry import ModelRegistry, RegistrySettings
 from localllm.host.states import ModelState
-from tests.host.registry_kit import GENERATE, Models, Play, World, settle
+from tests.host.registry_kit import GENERATE, NOTE, Models, Play, World, settle
 
 
 def test_names_resolve_or_say_what_is_wrong(play: Play) -> None:
@@ -67,6 +68,16 @@ def test_one_load_however_many_wait(play: Play) -> None:
         assert world.events == [ModelLoaded("chat", 0.0)]
 
     play(scenario)
+
+
+def test_what_the_engine_notes_while_loading_is_in_the_log(play: Play, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(world: World) -> None:
+        async with world.registry.acquire("chat", GENERATE):
+            pass
+
+    with caplog.at_level(logging.INFO, "localllm.host"):
+        play(scenario)
+    assert f"chat: {NOTE}" in caplog.messages
 
 
 def test_a_waiter_that_gives_up_ends_neither_the_load_nor_the_others(play: Play) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 
@@ -146,6 +147,38 @@ def test_a_changed_file_under_the_old_name_is_loaded_again_once_nobody_uses_the_
         fourth = world.use()
         assert await fourth.entered is world.remote.clients[1], "an alias changes nothing"
         await fourth.end()
+
+    play(scenario)
+
+
+def test_a_file_with_the_time_of_the_one_before_is_another_file_all_the_same(play: Play) -> None:
+    """Copies may keep the time of their original, and two may come within a second."""
+
+    async def scenario(world: World) -> None:
+        for size in (1, 2):
+            world.models.all["chat"] = replace(world.models.all["chat"], created=7, meta={"size": size})
+            use = world.use()
+            assert await use.entered is world.remote.clients[-1]
+            await use.end()
+        assert [spec.meta["size"] for spec in world.remote.asked] == [1, 2]
+
+    play(scenario)
+
+
+def test_a_file_that_changes_just_as_its_load_begins_is_not_mistaken_for_the_one_before(play: Play) -> None:
+    async def scenario(world: World) -> None:
+        old = world.models.all["chat"]
+        world.models.resolve = Mock(side_effect=[old, replace(old, created=7), old])  # type: ignore[method-assign]
+        world.remote.gate.clear()
+        uses = [world.use(), world.use()]
+        await settle()
+        uses.append(world.use())
+        await settle()
+        world.remote.gate.set()
+        for use in uses:
+            await use.entered
+            await use.end()
+        assert world.remote.asked[-1] == old
 
     play(scenario)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from localllm.contract.errors import ModelNotFoundError
+from localllm.contract.errors import ModelFileError, ModelNotFoundError
 from localllm.contract.model import ModelDefinition, ModelKind, ModelSpec
 from localllm.models import discovery
 from localllm.models.catalog import Catalog, CatalogOptions
@@ -274,6 +274,24 @@ def test_an_unknown_name_is_answered_with_the_known_ones(tmp_path: Path) -> None
     assert (caught.value.param, caught.value.detail) == ("model", {"models": ["a", "b"]})
 
 
+def test_the_name_of_a_bad_file_is_answered_with_what_is_wrong_with_it(tmp_path: Path) -> None:
+    chat = tmp_path / "chat"
+    RawGguf().write(chat / "good.gguf")
+    (chat / "cut.gguf").write_bytes(RawGguf().bytes()[:-10])
+    write_split(chat, "big", 3)[1].unlink()
+    elsewhere = tmp_path / "elsewhere.gguf"
+    elsewhere.write_text("not found")
+    found = catalog(tmp_path, default="cut", definitions=define("named", elsewhere, aliases=("alias",)))
+    assert ids(found) == ["good"]
+    words = {"cut": "truncated", "cut.gguf": "truncated", "big": "missing: 2", "named": "GGUF", "alias": "GGUF"}
+    for name, word in {None: "truncated", **words}.items():
+        with pytest.raises(ModelFileError, match=word) as caught:
+            found.resolve(name)
+        assert caught.value.param == "model"
+    (chat / "cut.gguf").write_bytes(RawGguf().bytes())
+    assert found.resolve("cut").id == found.resolve(None).id == "cut"
+
+
 def test_an_empty_server_says_where_models_go(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match=f"put a GGUF file into {tmp_path}/chat"):
         catalog(tmp_path).resolve(None)
@@ -328,3 +346,49 @@ def test_without_an_engine_for_files_the_catalogue_says_so(tmp_path: Path) -> No
 def test_a_folder_that_can_not_be_listed_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "chat").write_text("a file where a folder should be")
     assert "can't be listed" in catalog(tmp_path).problems[0]
+
+
+@pytest.mark.parametrize("name", [b"bad\xff", b"two\nlines", b"red\x1b[31m"])
+def test_a_file_name_that_no_answer_could_carry_is_a_problem_and_hides_nothing_else(
+    tmp_path: Path, name: bytes
+) -> None:
+    RawGguf().write(tmp_path / "chat" / "good.gguf")
+    odd = RawGguf().write(tmp_path / "chat" / os.fsdecode(name + b".gguf"))
+    found = catalog(tmp_path)
+    assert ids(found) == ["good"]
+    (problem,) = found.problems
+    assert "rename" in problem
+    assert problem.isprintable()
+    assert ids(catalog(tmp_path, files=(odd,))) == ["good"]
+
+
+def test_the_header_of_a_file_that_is_being_copied_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes a tenth of a second for a big vocabulary, on the event loop: not at every request of a long copy."""
+    n_reads = 0
+    read_header = discovery.read_header
+
+    def counted(path: Path) -> Any:
+        nonlocal n_reads
+        n_reads += 1
+        return read_header(path)
+
+    monkeypatch.setattr(discovery, "read_header", counted)
+    whole = RawGguf().write(tmp_path / "whole.bin").read_bytes()
+    other = RawGguf(tensors=[Tensor("other_embd.weight")]).write(tmp_path / "other.bin").read_bytes()
+    path = tmp_path / "chat" / "big.gguf"
+    path.parent.mkdir()
+    found = catalog(tmp_path)
+    for n_bytes in range(len(whole) - 20, len(whole)):
+        path.write_bytes(whole[:n_bytes])
+        assert ids(found) == []
+    assert n_reads == 1
+    path.write_bytes(whole)
+    assert ids(found) == ["big"]
+    assert n_reads == 2
+    path.write_bytes(whole[:-20])
+    assert ids(found) == []
+    path.write_bytes(other[:-10])  # another file, of a size that the first one may have had on its way
+    assert ids(found) == []
+    assert n_reads == 4

@@ -21,6 +21,7 @@ LISTENING = re.compile(r"listening on (http://\S+)")
 class RunningServer:
     """A server that answers. ``log`` holds the lines that it wrote so far, newest last."""
 
+    pid: int
     url: str
     api_key: str
     log: list[str]
@@ -62,13 +63,14 @@ class _Output:
 
 
 @contextmanager
-def running_server(directory: Path, *, api_key: str = "") -> Iterator[RunningServer]:
+def running_server(directory: Path, *, api_key: str = "", models: Path = ROOT / "models") -> Iterator[RunningServer]:
     """Start ``localllm serve`` on a free port and end it by SIGTERM; all files that it writes go to ``directory``."""
     config = directory / "localllm.toml"
     keys = f'api_keys = ["{api_key}"]\n' if api_key else ""
     config.write_text(
         f'state_directory = "state"\n[server]\nport = 0\nshutdown_seconds = 1\n{keys}'
-        f'[models]\ndirectory = "{ROOT / "models"}"\ndefault = "localllm-demo"\n'
+        f'[models]\ndirectory = "{models}"\ndefault = "localllm-demo"\n'
+        '[models.define.localllm-demo]\naliases = ["org/name:Q4"]\n'
         # On cores that others use too, llama.cpp's threads wait for each other longer than they work.
         "[plugin.llama_cpp]\nthreads = 1\nthreads_batch = 1\n",
         encoding="utf-8",
@@ -84,7 +86,7 @@ def running_server(directory: Path, *, api_key: str = "") -> Iterator[RunningSer
     with process:
         output = _Output(process)
         try:
-            yield RunningServer(output.wait_until_listening(30), api_key, output.lines)
+            yield RunningServer(process.pid, output.wait_until_listening(30), api_key, output.lines)
         finally:
             process.terminate()
             try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
+import signal
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -353,6 +355,41 @@ def test_key_is_asked_for_where_one_is_set(guarded_server: Any) -> None:
         assert MODEL in [model.id for model in friend.models.list()]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_worker_that_dies_is_an_error_with_the_signals_name_and_the_next_request_loads_again(
+    server: Any, stream: bool
+) -> None:
+    async def work(client: AsyncOpenAI) -> str | None:
+        await client.chat.completions.create(model=MODEL, messages=CAPITAL)  # the model is loaded
+        if stream:
+            chunks = await client.chat.completions.create(**ENDLESS, stream=True)
+            await anext(chunks)
+            kill_workers(server)
+            with pytest.raises(openai.APIError, match="SIGSEGV") as caught:
+                async for _ in chunks:
+                    pass
+        else:
+            waiting = asyncio.create_task(client.chat.completions.create(**ENDLESS))
+            await some_round_trips(client)
+            kill_workers(server)
+            with pytest.raises(openai.InternalServerError, match="SIGSEGV") as caught:
+                await waiting
+        assert (caught.value.code, caught.value.type) == ("worker_crashed", "server_error")
+        assert isinstance(caught.value.body, dict)
+        assert caught.value.body["signal"] == "SIGSEGV"
+        again = await client.chat.completions.create(model=MODEL, messages=CAPITAL, temperature=0)
+        return again.choices[0].message.content
+
+    assert with_async_client(server, work) == PARIS
+
+
+def kill_workers(server: Any) -> None:
+    children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text(encoding="ascii").split()
+    assert children
+    for pid in children:
+        os.kill(int(pid), signal.SIGSEGV)
+
+
 # --- models ----------------------------------------------------------------------------------------------------------
 
 
@@ -361,6 +398,7 @@ def test_models(client: OpenAI) -> None:
     assert models[0].id == MODEL
     model = client.models.retrieve(MODEL)
     assert (model.id, model.object, model.created) == (MODEL, "model", models[0].created)
+    assert client.models.retrieve("org/name:Q4") == model
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("no/such:model")
 

@@ -48,7 +48,7 @@ from localllm.server.sse import EventStream
 
 T = TypeVar("T")
 
-CHAT = ModelSpec("demo", "fake", created=1_700_000_000, meta={"name": "Demo", "context_length": 512}, aliases=("d",))
+CHAT = ModelSpec("demo", "fake", created=1_700_000_000, meta={"name": "Demo", "n_ctx_train": 512}, aliases=("d",))
 NESTED = ModelSpec("org/name:Q4", "fake", created=1_700_000_001)
 EMBEDDER = ModelSpec("embedder", "fake", kind=ModelKind.EMBEDDING)
 

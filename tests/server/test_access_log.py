@@ -13,7 +13,7 @@ import pytest
 
 from localllm.config.schema import LogSection
 from localllm.contract.events import RequestFinished
-from localllm.server.log_setup import JsonFormatter, set_up_logging
+from localllm.server.log_setup import JsonFormatter, formatter, set_up_logging
 from tests.server.kit import Kit, make_kit, our_log, run
 
 
@@ -139,3 +139,15 @@ def test_set_up_logging(format_name: str) -> None:
     (line,) = stream.getvalue().splitlines()
     assert "loud" in line
     assert line.startswith("{") is (format_name == "json")
+
+
+@pytest.mark.parametrize("format_name", ["text", "json"])
+def test_what_a_model_file_says_can_neither_drive_a_terminal_nor_lose_its_line(format_name: str) -> None:
+    """Workers' last words and files' names and metadata are strangers' texts."""
+    record = logging.LogRecord("n", logging.ERROR, "p", 1, "%s", ("\x1b[2J\x9b\r\0\udcff é\tx\ny",), None)
+    line = formatter(LogSection(format=format_name)).format(record)
+    assert not set("\x1b\x9b\r\0") & set(line)
+    text = line if format_name == "text" else json.loads(line)["message"]
+    assert "[2J" in text
+    assert "é" in text
+    assert text.endswith("\tx\ny")  # tracebacks and last words keep their lines

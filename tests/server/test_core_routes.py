@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import replace
 from importlib.metadata import version
 
 import httpx
 import pytest
 
+from localllm.contract.backend import BackendSpec
 from localllm.contract.errors import ModelNotFoundError
-from localllm.contract.model import Mode, ModelInfo, ModelSpec
-from tests.server.kit import EMBEDDER, FakeState, Kit, make_kit, run
+from localllm.contract.model import Mode, ModelInfo, ModelKind, ModelSpec
+from localllm.server.model_host import find_spec
+from tests.server.kit import EMBEDDER, FakeHost, FakePlugins, FakeState, Kit, make_kit, run
 
 
 def get(kit: Kit, path: str) -> httpx.Response:
@@ -33,7 +36,7 @@ def test_model_list() -> None:
         "loaded": True,
         "state": "ready",
         "max_model_len": 256,
-        "meta": {"name": "Demo", "context_length": 512},
+        "meta": {"name": "Demo", "n_ctx_train": 512},
     }
     assert (nested["loaded"], nested["state"], nested["max_model_len"]) == (False, "unloaded", None)
     assert (embedder["type"], embedder["name"]) == ("embedding", "embedder")
@@ -112,6 +115,21 @@ def test_version() -> None:
         "python": platform.python_version(),
         "backends": {"fake": "fake 1.0 (abc123)"},
     }
+
+
+def test_version_of_an_engine_whose_library_is_missing() -> None:
+    def missing() -> str:
+        raise ModuleNotFoundError("the library is not installed")
+
+    backend = BackendSpec("fake", frozenset({Mode.GENERATE}), factory="a:b", build_id=missing)
+    response = get(make_kit(plugins=FakePlugins(FakeHost(), backends={"fake": backend})), "/version")
+    assert response.status_code == 200
+    assert response.json()["backends"] == {"fake": None}
+
+
+def test_an_id_counts_more_than_another_models_alias() -> None:
+    host = FakeHost(ModelSpec("a", "fake", kind=ModelKind.RERANKER, aliases=("b",)), replace(EMBEDDER, id="b"))
+    assert find_spec(host, "b").id == "b"
 
 
 def test_head_is_get_without_a_body() -> None:

@@ -256,3 +256,16 @@ def test_the_client_is_told_to_go_on() -> None:
             return answer
 
     assert statuses(run(scenario())) == [200]
+
+
+def test_a_length_with_leading_zeros_is_a_length() -> None:
+    """h11 takes twenty digits: however many there are, none may slip past the limit."""
+
+    async def scenario() -> bytes:
+        async with make_kit().listening() as listener:
+            raw = await Raw.connect(listener)
+            await raw.send(b"POST /tiny HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                           b"Content-Length: " + b"2000".zfill(20) + b"\r\n\r\n" + b" " * 1998 + b"{}")  # fmt: skip
+            return await raw.until(b"}}")
+
+    assert statuses(run(scenario())) == [413]

@@ -8,11 +8,13 @@ import struct
 
 import orjson
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 
-from localllm.contract.errors import ContextLengthExceededError, WorkerCrashedError
+from localllm.contract.errors import ContextLengthExceededError, SlowReaderError, WorkerCrashedError
 from localllm.contract.events import RequestFinished
 from localllm.contract.generation import Timings, Usage
 from localllm.server import connection
+from localllm.server.middleware.send_deadline import SendDeadline
 from localllm.server.record import RequestRecord
 from tests.server.kit import Kit, Raw, make_kit, run, statuses
 
@@ -36,6 +38,15 @@ def test_stream_is_data_events_and_done() -> None:
     assert event.first_token_seconds is not None
     assert 0 <= event.first_token_seconds <= event.duration_seconds
     assert kit.host.acquired == kit.host.client.open == kit.host.client.cancelled == 0
+
+
+def test_what_ended_early_is_counted_as_far_as_it_came() -> None:
+    kit = make_kit()
+    kit.host.client.pieces = ["Hel", WorkerCrashedError("gone")]
+    run(kit.request("POST", "/stream", json={}))
+    event = finished(kit)
+    assert (event.finish, event.prompt_tokens, event.completion_tokens) == ("worker_crashed", 5, 1)
+    assert event.cached_tokens is None, "only a finished answer tells"
 
 
 def test_several_generations_of_one_request_are_counted_together() -> None:
@@ -129,6 +140,8 @@ def test_a_departure_frees_the_model(path: str, leave: str, phase: str, loop: st
     assert kit.host.client.cancelled == 1
     assert kit.host.acquired == kit.drain.open_requests == 0
     assert finished(kit).finish == "cancelled"
+    if path == "/stream":
+        assert finished(kit).completion_tokens == (0 if phase == "waiting" else 2)
 
 
 def test_the_deadline_ends_what_nothing_else_does() -> None:
@@ -256,3 +269,28 @@ def test_pipelined_requests_are_answered_in_turn() -> None:
             return [status for answer in answers for status in statuses(answer)]
 
     assert run(scenario()) == [200, 200, 200]
+
+
+def test_who_sends_on_after_the_cut_is_told_again() -> None:
+    """A ping may be what finds that nobody reads; the stream that it belongs to must not write on into nothing."""
+    refusals = 0
+    sent: list[Message] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal refusals
+        for piece in (b": ping", b"data: 1", b"data: 2"):
+            try:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            except SlowReaderError:
+                refusals += 1
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+        await asyncio.Event().wait()
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    run(SendDeadline(app, seconds=0.01)({"type": "http"}, receive, send))
+    assert refusals == 3
+    assert len(sent) == 1

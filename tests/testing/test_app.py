@@ -7,10 +7,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
+from starlette.routing import Route
 
+from localllm import hookimpl
 from localllm.config.errors import ConfigError
 from localllm.contract.errors import OverloadedError
 from localllm.contract.generation import ChatPrompt
@@ -85,6 +88,19 @@ def test_faults_are_refused_as_at_a_real_start(localllm_server: Callable[..., An
         run(localllm_server, lambda server: server, config={"server": {"prot": 1}})
     with pytest.raises(PluginError, match="importing no_such_module failed"):
         asyncio.run(localllm_server({"x": "no_such_module"}).__aenter__())
+
+
+def test_the_core_s_routes_are_its_own(localllm_server: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    thief = ModuleType("thief")
+
+    @hookimpl
+    def localllm_register_routes(register: Callable[..., None]) -> None:
+        register(Route("/health", print), name="mine")
+
+    thief.localllm_register_routes = localllm_register_routes  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "thief", thief)
+    with pytest.raises(PluginError, match=r"plugin 'thief' \(.+ .+\): the route 'mine' \(/health\) is the core's own"):
+        asyncio.run(localllm_server({"thief": thief}).__aenter__())
 
 
 def test_the_tiny_model_is_a_model(tiny_gguf: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -10,6 +11,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+
+from localllm import Capabilities
+from localllm.testing.decoder_contract import CHECKS, Check
 
 SOURCE = Path(__file__).parent / "localllm-echo"
 CONFIG = """
@@ -87,6 +91,14 @@ def test_it_is_not_even_imported_when_it_is_not_enabled(environment: dict[str, s
     assert done.stdout == "False\n"
 
 
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_its_decoder_keeps_the_contract(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(SOURCE)
+    engine = importlib.import_module("localllm_echo.engine")
+    decoder = engine.EchoDecoder(Capabilities(context_length=100, n_cells=400, n_seq_max=4, n_batch=64))
+    check(decoder, tuple(b"a prompt of some length, with words in it"))
+
+
 @pytest.fixture
 def server(environment: dict[str, str], tmp_path: Path) -> Iterator[httpx.Client]:
     process = subprocess.Popen(
@@ -115,5 +127,8 @@ def test_its_endpoint_and_its_engine_answer(server: httpx.Client) -> None:
     for model in ("echo", "parrot", "polly"):
         answer = server.post("/v1/chat/completions", json={"model": model, "messages": messages}).json()
         assert answer["choices"][0]["message"]["content"] == "Grüß Gott"
+    asked = {"model": "echo", "messages": messages, "logprobs": True, "top_logprobs": 2}
+    (choice,) = server.post("/v1/chat/completions", json=asked).json()["choices"]
+    assert [token["logprob"] for token in choice["logprobs"]["content"]] == [0.0] * len("Grüß Gott".encode())
     models = {entry["id"]: entry["max_model_len"] for entry in server.get("/v1/models").json()["data"]}
     assert models == {"echo": 64, "parrot": 32}

@@ -8,9 +8,9 @@ import pytest
 
 from localllm.contract.backend import LoadRequest
 from localllm.contract.decoder import Sampled, SequenceKey
-from localllm.contract.errors import ModelLoadError
+from localllm.contract.errors import ModelFileError, ModelLoadError
 from localllm.contract.model import Mode
-from localllm.testing.decoders import FakeDecoder, FakeModel, load_fake
+from localllm.testing.decoders import END_TOKEN, FakeDecoder, FakeModel, load_fake
 from localllm.worker.self_test import PROMPT_TOKENS, run_self_test
 
 
@@ -22,7 +22,7 @@ def fake(**settings: object) -> tuple[FakeModel, FakeDecoder]:
 
 def test_it_evaluates_a_prompt_in_one_plan_then_one_token_and_forgets_both() -> None:
     model, decoder = fake()
-    run_self_test(model)
+    run_self_test(model, "m")
     assert [plan.n_tokens for plan in decoder.plans] == [PROMPT_TOKENS, 1, 0]
     assert PROMPT_TOKENS >= 32
     assert decoder.memory.held(0) == 0
@@ -35,7 +35,7 @@ def test_it_evaluates_a_prompt_in_one_plan_then_one_token_and_forgets_both() -> 
 )
 def test_it_keeps_to_what_the_model_can_do(settings: dict[str, object]) -> None:
     model, decoder = fake(**settings)
-    run_self_test(model)
+    run_self_test(model, "m")
     assert decoder.memory.n_cells_used == 0
 
 
@@ -48,4 +48,15 @@ def test_an_engine_that_draws_nothing_fails_to_load() -> None:
     model, decoder = fake()
     mute = FakeModel(model.info, Mute(decoder.capabilities), model.tokenizer, model.renderer)
     with pytest.raises(ModelLoadError, match="drew no token"):
-        run_self_test(mute)
+        run_self_test(mute, "m")
+
+
+def test_weights_that_compute_no_numbers_are_a_corrupt_file() -> None:
+    class Corrupt(FakeDecoder):
+        def collect(self) -> Mapping[SequenceKey, Sequence[Sampled]]:
+            return {key: [Sampled(END_TOKEN, is_end=True)] for key in super().collect()}
+
+    model, decoder = fake()
+    corrupt = FakeModel(model.info, Corrupt(decoder.capabilities), model.tokenizer, model.renderer)
+    with pytest.raises(ModelFileError, match="not a number"):
+        run_self_test(corrupt, "m")

@@ -53,9 +53,9 @@ class AccessLog:
             status=status,
             finish=finish,
             duration_seconds=record.clock() - record.started_at,
-            prompt_tokens=None if usage is None else usage.prompt_tokens,
+            prompt_tokens=record.prompt_tokens,
             cached_tokens=None if usage is None else usage.cached_tokens,
-            completion_tokens=None if usage is None else usage.completion_tokens,
+            completion_tokens=record.completion_tokens,
             first_token_seconds=record.first_token_seconds,
         )
         level = logging.DEBUG if entry is not None and entry.probe and status < 400 else logging.INFO

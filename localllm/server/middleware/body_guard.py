@@ -17,6 +17,9 @@ LINGER_SECONDS = 2.0
 SMALL_BYTES = 64 * 1024
 """An unwanted upload of this announced size is waited for, and the connection kept."""
 
+LENGTH_DIGITS = 20
+"""What h11 takes as a Content-Length, leading zeros included (``CONTENT_LENGTH_MAX_DIGITS``)."""
+
 
 class BodyGuard:
     """Counts body bytes as they come (whatever was announced), with a deadline for the whole body."""
@@ -43,16 +46,17 @@ class _Body:
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, limit: int, timeout_seconds: float) -> None:
         headers = Headers(scope=scope)
-        length = headers.get("content-length", "")
-        self._announced = int(length) if length.isascii() and length.isdigit() and len(length) < 20 else 0
-        self._complete = self._announced == 0 and "transfer-encoding" not in headers
+        length = headers.get("content-length", "0")
+        is_number = length.isascii() and length.isdigit() and len(length) <= LENGTH_DIGITS
+        self._announced = int(length) if is_number else 0
+        # What is no number is no promise that nothing comes.
+        self._complete = is_number and self._announced == 0 and "transfer-encoding" not in headers
         self._receive = receive
         self._send = send
         self._limit = limit
         self._timeout_seconds = timeout_seconds
         self._deadline = asyncio.get_running_loop().time() + timeout_seconds
         self._received = 0
-        self._refused = False
 
     async def receive(self) -> Message:
         """Return the next message. Raises ``RequestTooLargeError`` and ``BodyTimeoutError``."""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from localllm.config.load import is_loopback
 from localllm.server.errors import (
     HeadersTooLargeError,
     HostNotAllowedError,
@@ -86,12 +87,6 @@ def check_framing(scope: Scope, headers: Headers) -> None:
     if not encodings <= {"", "identity"}:
         message = "The body's content encoding must be identity; this server reads no compressed bodies."
         raise UnsupportedMediaTypeError(message)
-
-
-def is_loopback(host: str) -> bool:
-    """Say whether ``host`` is reached from this machine only."""
-    name = host.strip("[]").lower()
-    return name == "localhost" or (_is_address(name) and ipaddress.ip_address(name).is_loopback)
 
 
 def _is_address(name: str) -> bool:

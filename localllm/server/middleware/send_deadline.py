@@ -16,7 +16,8 @@ PIECE_BYTES = 64 * 1024
 class SendDeadline:
     """Allows ``seconds`` for each piece to be taken; then the connection is cut and ``SlowReaderError`` raised.
 
-    Neither Hypercorn nor asyncio has a write timeout: ``send`` would wait for ever, and hold the model's slot.
+    Neither Hypercorn nor asyncio has a write timeout: ``send`` would wait for ever, and hold the model's slot. After
+    the cut every ``send`` raises: it may have been a ping that met the first error, and not the stream itself.
     """
 
     def __init__(self, app: ASGIApp, *, seconds: float) -> None:
@@ -32,22 +33,24 @@ class SendDeadline:
 
         async def send_piece(message: Message) -> None:
             nonlocal cut
+            if cut:
+                raise self._error()
             try:
                 async with asyncio.timeout(self.seconds):
                     await send(message)
             except TimeoutError:
                 cut = True
                 abort_connection(scope)
-                reason = f"The client left its answer unread for {self.seconds:g} seconds."
-                raise SlowReaderError(reason) from None
+                raise self._error() from None
 
         async def send_in_time(message: Message) -> None:
             body = message.get("body", b"") if message["type"] == "http.response.body" else b""
-            if cut:
-                return  # nobody is there; whoever writes the farewell needs no second exception
             for start in range(0, max(len(body) - PIECE_BYTES, 0), PIECE_BYTES):
                 await send_piece({**message, "body": body[start : start + PIECE_BYTES], "more_body": True})
             rest = (len(body) - 1) // PIECE_BYTES * PIECE_BYTES if body else 0
             await send_piece({**message, "body": body[rest:]} if rest else message)
 
         await self.app(scope, receive, send_in_time)
+
+    def _error(self) -> SlowReaderError:
+        return SlowReaderError(f"The client left its answer unread for {self.seconds:g} seconds.")

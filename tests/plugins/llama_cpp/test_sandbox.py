@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import resource
+import sys
 
 import jinja2
 import jinja2.exceptions
@@ -73,11 +75,37 @@ def test_what_would_take_all_memory_is_refused(source):
         SandboxedTemplate(source).render({})
 
 
+GROWTH = [
+    "{% for i in L %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
+    "{% for i in L %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
+    "{% for i in L %}{% set ns.s = [ns.s, ns.s]|join %}{% endfor %}",
+    "{% for i in L %}{% set ns.s = ns.s.replace('x', 'xx') %}{% endfor %}",
+    "{% for i in L %}{% set ns.s %}{{ ns.s }}{{ ns.s }}{% endset %}{% endfor %}",
+    "{{ '%1000000000s' % 'a' }}",  # a constant: evaluated when the template is compiled
+    "{{ '%1000000000s'|format('a') }}",
+    "{{ '{:1000000000}'.format('a') }}",
+    "{{ ns.s.join(ns.s * 99999) * 9 }}",
+]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds the memory of a part of a process")
+@pytest.mark.parametrize("source", GROWTH)
+def test_what_grows_without_a_number_to_look_at_is_refused(source, monkeypatch):
+    monkeypatch.setattr("localllm_llama_cpp.sandbox.MAX_BYTES", 32 * 1024 * 1024)
+    limits = resource.getrlimit(resource.RLIMIT_DATA)
+    with pytest.raises((TemplateLimitError, jinja2.TemplateError)):
+        SandboxedTemplate("{% set ns = namespace(s='xxxx') %}" + source).render({"L": list(range(64))})
+    assert resource.getrlimit(resource.RLIMIT_DATA) == limits
+    assert len("x" * 100_000_000) == 100_000_000  # there is no limit outside
+
+
 SILENT_LOOPS = [
     "{% for a in L %}{% for b in L %}{% for c in L %}{% for d in L %}{% endfor %}{% endfor %}{% endfor %}{% endfor %}",
     "{% macro m(n) %}{% if n %}{% set x = m(n - 1) ~ m(n - 1) %}{% endif %}{% endmacro %}{{ m(200) }}",
     "{% for a in L recursive %}{{ loop(L) }}{% endfor %}",
     "{% set ns = namespace(x=0) %}{% for a in L %}{% for b in L %}{% set ns.x = ns.x + a %}{% endfor %}{% endfor %}",
+    # written into a variable, so that no piece of it comes out; and with the guard's name taken
+    "{% set localllm_tick = 'x'.strip %}{% set s %}{% for a in L %}{% for b in L %}{% endfor %}{% endfor %}{% endset%}",
 ]
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 
 from localllm import Capabilities, LoadRequest, ModelInfo, Plan, Sampled, SamplingParams, SequenceKey
 
 END = 256
+BAN = -100.0
 
 
 class ByteTokenizer:
@@ -36,12 +38,15 @@ class EchoDecoder:
 
     capabilities: Capabilities
     prompts: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    asked_logprobs: dict[str, int | None] = field(default_factory=dict)
     written: dict[SequenceKey, int] = field(default_factory=dict)
     plan: Plan = field(default_factory=Plan)
 
     def open(self, request_id: str, sampling: SamplingParams, prompt: Sequence[int]) -> None:
-        """Remember what to repeat."""
-        self.prompts[request_id] = tuple(prompt)
+        """Remember what to repeat: the prompt without the tokens that the request bans."""
+        banned = {token for token, bias in sampling.logit_bias if bias <= BAN}
+        self.prompts[request_id] = tuple(token for token in prompt if token not in banned)
+        self.asked_logprobs[request_id] = sampling.logprobs
 
     def submit(self, plan: Plan) -> None:
         """There is no memory to keep in order: only note what is wanted."""
@@ -55,11 +60,16 @@ class EchoDecoder:
         """Return the next token of one answer, then the end."""
         prompt, position = self.prompts[key.request_id], self.written.get(key, 0)
         self.written[key] = position + 1
-        return Sampled(prompt[position]) if position < len(prompt) else Sampled(END, is_end=True)
+        token = prompt[position] if position < len(prompt) else END
+        asked = self.asked_logprobs[key.request_id]
+        if asked is None:
+            return Sampled(token, is_end=token == END)
+        others = [(other, -inf) for other in range(END) if other != token]  # there was never any doubt
+        return Sampled(token, token == END, logprob=0.0, top=((token, 0.0), *others)[:asked])
 
     def close(self, request_id: str) -> None:
         """Forget a request."""
-        del self.prompts[request_id]
+        del self.prompts[request_id], self.asked_logprobs[request_id]
         self.written = {key: count for key, count in self.written.items() if key.request_id != request_id}
 
 
