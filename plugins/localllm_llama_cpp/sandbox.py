@@ -21,7 +21,7 @@ from .memory_limit import at_most
 MAX_SOURCE_CHARS = 1_000_000
 MAX_OUTPUT_CHARS = 16_000_000
 MAX_SECONDS = 10.0
-MAX_BYTES = 512 * 1024 * 1024  # of memory, for compiling and for each rendering; the longest text takes an eighth of it
+MAX_BYTES = 1024 * 1024 * 1024  # of memory, for compiling and for each rendering; far more than the longest text takes
 MAX_RANGE = 100_000  # items, as Jinja's own sandbox has it
 MAX_SIZE = 1_000_000  # items or characters that one multiplication, or one padding, may make
 MAX_EXPONENT = 64
