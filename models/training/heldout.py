@@ -1,0 +1,78 @@
+"""Held-out dialogues that measure the bundled demo chat model; needs the standard library only."""
+
+from __future__ import annotations
+
+import random
+
+from .dialogues import (
+    ONE_WORD_STYLE,
+    PIRATE_STYLE,
+    PLAIN,
+    Dialogue,
+    Memory,
+    Message,
+    ask_back,
+    draw_kind,
+    next_turn,
+    styled,
+    system_prompt,
+    tell,
+)
+from .turns import Turn, simple_turn
+
+KINDS = ("greet", "capital", "sum", "copy", "recall", "one_word", "pirate", "count", "list", "story", "unknown")
+
+# Measured below 95 % on the bundled file after the trainings there was time for: tests must not lean on every answer.
+BELOW_TARGET = ("copy",)
+
+__all__ = ["BELOW_TARGET", "KINDS", "Dialogue", "Message", "heldout_dialogues", "long_recall_dialogues"]
+
+
+def _said(turn: Turn, style: str) -> tuple[Message, Message]:
+    return Message("user", turn.ask), Message("assistant", styled(turn, style))
+
+
+def _examined(rng: random.Random, kind: str) -> Dialogue:
+    """A dialogue whose last question is of this kind; `one_word` and `pirate`: any, under such a system prompt."""
+    style = kind if kind in (ONE_WORD_STYLE, PIRATE_STYLE) else PLAIN
+    memory = Memory(style)
+    prompt = system_prompt(rng, memory, True)
+    messages = [Message("system", prompt)] if prompt is not None else []
+    if kind == "recall" and rng.random() < 0.85:
+        messages += _said(tell(rng, memory, True), style)
+    for _ in range(rng.choices((0, 1, 2, 3), (35, 30, 20, 15))[0]):
+        messages += _said(next_turn(rng, draw_kind(rng, style), memory, True), style)
+    last_kind = draw_kind(rng, style) if style != PLAIN else kind
+    turn = next_turn(rng, last_kind, memory, True, must_ask=True)
+    messages.append(Message("user", turn.ask))
+    return Dialogue(kind, tuple(messages), styled(turn, style))
+
+
+def _far_recall(rng: random.Random, characters: int) -> Dialogue:
+    """One to three facts, then only other things for so many characters, then the first question for a fact."""
+    memory = Memory()
+    messages: list[Message] = []
+    for _ in range(rng.randint(1, 3)):
+        messages += _said(tell(rng, memory, True), PLAIN)
+    length = sum(len(message.content) + 12 for message in messages)
+    while length < characters:
+        turn = simple_turn(
+            rng, rng.choice(("greet", "capital", "sum", "copy", "count", "list", "story", "unknown")), True
+        )
+        if len(turn.ask) + len(turn.answer) < 600:
+            messages += _said(turn, PLAIN)
+            length += len(turn.ask) + len(turn.answer) + 24
+    turn = ask_back(rng, rng.choice(list(memory.told.values()))[0], memory.told)
+    return Dialogue("recall", (*messages, Message("user", turn.ask)), turn.answer)
+
+
+def heldout_dialogues(count: int, seed: int) -> list[Dialogue]:
+    """So many dialogues, the kinds in turn; their made-up words share no syllable with those of training."""
+    rng = random.Random(f"localllm held out {seed}")
+    return [_examined(rng, KINDS[index % len(KINDS)]) for index in range(count)]
+
+
+def long_recall_dialogues(count: int, seed: int, characters: int) -> list[Dialogue]:
+    """Dialogues with at least so many characters (about 2.2 to a token) from a fact to the first question for it."""
+    rng = random.Random(f"localllm held out, long {seed}")
+    return [_far_recall(rng, characters) for _ in range(count)]
