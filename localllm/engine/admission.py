@@ -113,6 +113,7 @@ class Admission:
 
     def seat(self, choice: Choice, decision: Decision) -> int:
         """Carry out a decision other than WAIT. Returns what it costs, in tokens that could be evaluated meanwhile."""
+        n_copies_before = self._memory.n_pending_copies
         source, length = decision.source, decision.length
         if source is None:
             self._residents.seat(choice, evaluated=0)
@@ -121,5 +122,4 @@ class Admission:
         else:
             resident = self._residents.seat(choice, length)
             self._memory.copy(source.seq, resident.seq, length)
-            return self._copy_cost
-        return 0
+        return (self._memory.n_pending_copies - n_copies_before) * self._copy_cost

@@ -205,7 +205,11 @@ class UnifiedCells:
 
 
 class Memory:
-    """Sequence ids and cells together. Each change is booked at once and its operation waits for the next plan."""
+    """Sequence ids and cells together. Each change is booked at once and its operation waits for the next plan.
+
+    ``joins_neighbours``: sequences are computed together only where their ids follow each other (llama.cpp splits a
+    batch of streams into runs of consecutive ids), and an idle one can be moved out of the way.
+    """
 
     def __init__(self, capabilities: Capabilities) -> None:
         per_request = capabilities.n_cells
@@ -222,6 +226,7 @@ class Memory:
             if capabilities.layout == "unified"
             else StreamCells(capabilities.n_cells, capabilities.n_seq_max)
         )
+        self.joins_neighbours = capabilities.layout == "streams" and capabilities.can_copy
         self._free_ids = list(range(capabilities.n_seq_max))
         self._ops: list[Op] = []
 
@@ -230,9 +235,27 @@ class Memory:
         """Sequence ids that hold nothing."""
         return len(self._free_ids)
 
-    def take_id(self) -> int:
-        """Return the lowest free sequence id; the caller made sure that there is one."""
-        return heapq.heappop(self._free_ids)
+    @property
+    def n_pending_copies(self) -> int:
+        """Copies that the next plan will carry."""
+        return sum(type(op) is Copy for op in self._ops)
+
+    @property
+    def lowest_free_id(self) -> int:
+        """The id that ``take_id`` takes unless told otherwise; the caller made sure that there is one."""
+        return self._free_ids[0]
+
+    def is_free(self, seq: int) -> bool:
+        """Whether a sequence id holds nothing."""
+        return seq in self._free_ids
+
+    def take_id(self, seq: int | None = None) -> int:
+        """Take a free sequence id, the lowest one by default, and return it."""
+        if seq is None:
+            return heapq.heappop(self._free_ids)
+        self._free_ids.remove(seq)
+        heapq.heapify(self._free_ids)
+        return seq
 
     def give_back(self, seq: int) -> None:
         """Empty a sequence and free its id."""

@@ -53,10 +53,33 @@ class Residents:
         """
         if not self._memory.n_free_ids:
             self.evict()
-        resident = Resident(self._memory.take_id(), choice.request.scope, [], 0, 0)
+        seq = self._best_seat() if self._memory.joins_neighbours else None
+        if seq in self._idle:
+            self._move(self._idle[seq], self._memory.lowest_free_id)
+        resident = Resident(self._memory.take_id(seq), choice.request.scope, [], 0, 0)
         self._by_seq[resident.seq] = resident
         self._occupy(resident, choice, evaluated)
         return resident
+
+    def _best_seat(self) -> int | None:
+        """Return the id that leaves fewest gaps among the running ones, a free one before an idle one; None: any."""
+        busy = self._by_seq.keys() - self._idle.keys()
+        beside = [seq for other in busy for seq in (other - 1, other + 1) if seq not in busy]
+        seats = [seq for seq in beside if seq in self._idle or self._memory.is_free(seq)]
+        return min(seats, key=lambda seq: (-beside.count(seq), seq in self._idle, seq), default=None)
+
+    def _move(self, resident: Resident, target: int) -> None:
+        """Copy an idle resident to a free id and free its own. It stays as recently used as it was."""
+        source = resident.seq
+        tree = self._trees[resident.scope]
+        self._memory.copy(source, self._memory.take_id(target), resident.evaluated)
+        tree.discard(source)
+        del self._by_seq[source]
+        resident.seq = target
+        self._by_seq[target] = resident
+        self._idle = {idle.seq: idle for idle in self._idle.values()}
+        tree.put(target, resident.tokens, resident.evaluated)
+        self._memory.give_back(source)
 
     def claim(self, resident: Resident, choice: Choice, length: int) -> None:
         """Let ``choice`` go on from the first ``length`` tokens of an idle resident."""
