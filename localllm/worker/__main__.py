@@ -6,6 +6,7 @@ import faulthandler
 import gc
 import importlib
 import os
+import select
 import sys
 import time
 import traceback
@@ -38,7 +39,7 @@ def main() -> None:
     faulthandler.enable()
     try:
         # Never closed: closing would wait for the thread that is reading it.
-        _serve(os.fdopen(frames_in, "rb"), _writer(frames_out))
+        _serve(os.fdopen(frames_in, "rb"), _writer(frames_out), _writable(frames_out))
     except BrokenPipeError:
         os._exit(0)  # the server has gone
     except BaseException:  # noqa: BLE001 - the process ends, with the reason on stderr
@@ -46,11 +47,11 @@ def main() -> None:
     os._exit(0)
 
 
-def _serve(stream: ReadableStream, write: Callable[[bytes], None]) -> None:
+def _serve(stream: ReadableStream, write: Callable[[bytes], None], is_writable: Callable[[], bool] | None) -> None:
     hello = _read_hello(stream)
     if hello is None:
         return
-    inbox, outbox = Inbox(), Outbox(write)
+    inbox, outbox = Inbox(), Outbox(write, is_writable=is_writable)
     reader = CommandReader(stream, inbox, time.monotonic)
     start_thread("reader", reader.run)
     try:
@@ -109,6 +110,15 @@ def _writer(descriptor: int) -> Callable[[bytes], None]:
             view = view[os.write(descriptor, view) :]
 
     return write
+
+
+def _writable(descriptor: int) -> Callable[[], bool] | None:
+    """Return a question that never blocks: would a small write? None where pipes can't be polled (Windows)."""
+    if not hasattr(select, "poll"):
+        return None
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return lambda: any(happened & select.POLLOUT for _, happened in poll.poll(0))
 
 
 if __name__ == "__main__":

@@ -15,12 +15,27 @@ client is its own matter there), so this bounds memory only while the server is 
 
 MAX_EVENTS_PER_FRAME = 2_048
 
+SMALL_FRAME_BYTES = 4_096
+"""A pipe that polls as writable takes so many bytes at once (POSIX: PIPE_BUF; a socket takes more)."""
+
 
 class Outbox:
-    """Collects events and writes them as ``Batch`` frames from a thread of its own."""
+    """Collects events and writes them as ``Batch`` frames.
 
-    def __init__(self, write: Callable[[bytes], None], *, max_waiting: int = MAX_WAITING_EVENTS) -> None:
+    The step thread writes by itself what is small and goes out at once: to wake another thread for it takes a core from
+    the decode that begins meanwhile. All else is written by a thread of its own (:meth:`run`). ``is_writable`` tells
+    whether a write of ``SMALL_FRAME_BYTES`` would return at once; without it everything goes through the thread.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[bytes], None],
+        *,
+        is_writable: Callable[[], bool] | None = None,
+        max_waiting: int = MAX_WAITING_EVENTS,
+    ) -> None:
         self._write = write
+        self._is_writable = is_writable
         self._max_waiting = max_waiting
         self._changed = threading.Condition()
         self._events: list[tuple[str, WorkerEvent]] = []
@@ -32,11 +47,22 @@ class Outbox:
         if not events and not prefilled_tokens:
             return
         with self._changed:
+            if not self._writing and not self._waiting and self._written_at_once(events, prefilled_tokens):
+                return
             while len(self._events) >= self._max_waiting:
                 self._changed.wait()
             self._events.extend(events)
             self._prefilled_tokens += prefilled_tokens
             self._changed.notify_all()
+
+    def _written_at_once(self, events: Sequence[tuple[str, WorkerEvent]], prefilled_tokens: int) -> bool:
+        if self._is_writable is None or len(events) > MAX_EVENTS_PER_FRAME:
+            return False
+        frame = pack_frame(encode_from_worker(Batch(tuple(events), prefilled_tokens)))
+        if len(frame) > SMALL_FRAME_BYTES or not self._is_writable():
+            return False
+        self._write(frame)
+        return True
 
     def run(self) -> None:
         """Write frames for ever (output thread)."""

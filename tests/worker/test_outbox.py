@@ -8,7 +8,7 @@ from localllm.contract.generation import Chunk
 from localllm.contract.wire import Batch
 from localllm.transport.codec import decode_from_worker
 from localllm.transport.framing import FrameReader
-from localllm.worker.outbox import MAX_EVENTS_PER_FRAME, Outbox
+from localllm.worker.outbox import MAX_EVENTS_PER_FRAME, SMALL_FRAME_BYTES, Outbox
 
 
 class Pipe:
@@ -114,3 +114,28 @@ def test_flush_gives_up_when_nobody_reads() -> None:
     assert not outbox.flush(0.05)
     pipe.open.set()
     assert outbox.flush(10)
+
+
+def test_a_small_frame_is_written_by_the_caller_while_the_pipe_takes_it() -> None:
+    pipe, writable = Pipe(), [True]
+    outbox = Outbox(pipe.write, is_writable=lambda: writable[0])  # no output thread: what waits stays
+    outbox.put([event(0)])
+    assert len(pipe.batches) == 1
+    writable[0] = False
+    outbox.put([event(1)])
+    writable[0] = True
+    outbox.put([event(2)])
+    assert len(pipe.batches) == 1, "an event overtook one that waits"
+    start(outbox)
+    assert outbox.flush(5)
+    assert [item for batch in pipe.batches for item in batch.events] == [event(number) for number in range(3)]
+
+
+def test_a_large_frame_is_left_to_the_output_thread() -> None:
+    pipe = Pipe()
+    outbox = Outbox(pipe.write, is_writable=lambda: True)
+    outbox.put([("r1", Chunk(0, "x" * SMALL_FRAME_BYTES, 1))])
+    assert pipe.batches == []
+    start(outbox)
+    assert outbox.flush(5)
+    assert len(pipe.batches) == 1
