@@ -48,7 +48,7 @@ test: lint
 	$(BIN)/python -m pytest $(ARGS)
 
 test-full: lint
-	LOCALLLM_TEST_FULL=1 $(BIN)/python -m pytest $(ARGS)
+	LOCALLLM_TEST_FULL=1 $(BIN)/python -m pytest --timeout 900 $(ARGS)
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python docs/generate.py
