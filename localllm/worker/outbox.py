@@ -56,10 +56,10 @@ class Outbox:
             self._changed.notify_all()
 
     def _written_at_once(self, events: Sequence[tuple[str, WorkerEvent]], prefilled_tokens: int) -> bool:
-        if self._is_writable is None or len(events) > MAX_EVENTS_PER_FRAME:
+        if self._is_writable is None or len(events) > MAX_EVENTS_PER_FRAME or not self._is_writable():
             return False
         frame = pack_frame(encode_from_worker(Batch(tuple(events), prefilled_tokens)))
-        if len(frame) > SMALL_FRAME_BYTES or not self._is_writable():
+        if len(frame) > SMALL_FRAME_BYTES:
             return False
         self._write(frame)
         return True
