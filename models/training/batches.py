@@ -17,9 +17,16 @@ from .raw_text import completion, middle
 Segment = tuple[str, bool]
 
 
-# What needs most repetition, by phase of the training: weights of sums, lists and counting.
-_DRILLS = {1: (60, 22, 18), 2: (26, 52, 22), 3: (30, 40, 30), 4: (30, 40, 30), 5: (30, 40, 30)}
-_DRILL_SHARE = (0.0, 0.25, 0.25, 0.25, 0.06, 0.06)
+# What needs most repetition, by phase of the training: weights of sums, lists, counting and copying.
+_DRILLS = {
+    1: (60, 22, 18, 0),
+    2: (26, 52, 22, 0),
+    3: (30, 40, 30, 0),
+    4: (30, 40, 30, 0),
+    5: (30, 40, 30, 0),
+    6: (8, 10, 8, 74),
+}
+_DRILL_SHARE = (0.0, 0.25, 0.25, 0.25, 0.06, 0.06, 0.4)
 
 
 @dataclass(frozen=True)

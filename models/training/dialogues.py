@@ -173,14 +173,14 @@ def chat(rng: random.Random, turns: int) -> list[Message]:
     return messages
 
 
-def drill(rng: random.Random, sums: int, lists: int, counts: int) -> list[Message]:
-    """A training dialogue, by these weights, of sums, and of lists and counting with their right ends."""
+def drill(rng: random.Random, sums: int, lists: int, counts: int, copies: int) -> list[Message]:
+    """A training dialogue, by these weights, of sums, of lists and counting with their right ends, and of copying."""
     memory = Memory(_draw_style(rng))
     prompt = system_prompt(rng, memory, False) if rng.random() < 0.5 or memory.style != PLAIN else None
     messages = [Message("system", prompt)] if prompt is not None else []
-    weights = (1, 0, 0) if memory.style == ONE_WORD_STYLE else (sums, lists, counts)
+    weights = (1, 0, 0, 0) if memory.style == ONE_WORD_STYLE else (sums, lists, counts, copies)
     for _ in range(rng.randint(3, 9)):
-        turn = next_turn(rng, rng.choices(("sum", "list", "count"), weights)[0], memory, False)
+        turn = next_turn(rng, rng.choices(("sum", "list", "count", "copy"), weights)[0], memory, False)
         messages += [Message("user", turn.ask), Message("assistant", styled(turn, memory.style))]
     return messages
 

@@ -24,7 +24,7 @@ BUNDLED = _MODELS / "chat" / "localllm-demo.gguf"
 TOKENIZER = Path(__file__).parent / "checkpoints" / "chat" / "tokenizer.json"
 
 # Seed 7 steered the training (which kinds to drill, when to stop); this one was first used on the finished weights.
-_HELDOUT_SEEDS = (12, 13, 14, 15, 16)  # first used on the finished weights; 7 and 11 steered the training
+_HELDOUT_SEEDS = (21, 22, 23, 24, 25)  # first used on the finished weights; 7, 11 and 12 to 16 steered the training
 _CONTEXT = 2048
 # Characters before the question, for prompts of about 500, 1,000, 1,500 and 1,850 tokens.
 _LONG_CHARACTERS = (1080, 2180, 3280, 4000)

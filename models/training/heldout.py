@@ -22,8 +22,8 @@ from .turns import Turn, simple_turn
 
 KINDS = ("greet", "capital", "sum", "copy", "recall", "one_word", "pirate", "count", "list", "story", "unknown")
 
-# Measured below 95 % on the bundled file after the trainings there was time for: tests must not lean on every answer.
-BELOW_TARGET = ("copy",)
+# Kinds measured below 95 % on the bundled file: tests must not lean on every answer of theirs.
+BELOW_TARGET: tuple[str, ...] = ()
 
 __all__ = ["BELOW_TARGET", "KINDS", "Dialogue", "Message", "heldout_dialogues", "long_recall_dialogues"]
 

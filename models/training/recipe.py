@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 CHAT_SEED = 1
-CHAT_STEPS = 5300
+CHAT_STEPS = 6500
 
 # Everything that decides what the weights become; exporting, measuring and this file don't.
 CHAT_SOURCES = (
