@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from localllm.testing.tiny_encoder import wordpieces, write_tiny_bert
 from localllm.testing.tiny_model import write_tiny_llama
 
 WORK = Path(__file__).parent / "work"
@@ -49,3 +50,17 @@ def make(size: str, n_vocab: int | None = None) -> tuple[Path, int]:
             tie_embeddings=True,
         )
     return path, tokens
+
+
+def make_encoder(given: Path | None = None) -> tuple[Path, list[str]]:
+    """Return an embedding model and words to write texts from: ``given``, or random weights of MiniLM-L6's shape."""
+    words = [piece for piece in wordpieces() if piece.isascii() and piece.isalpha() and len(piece) > 1]
+    path = WORK / "models" / "embedding" / "bench-encoder.gguf"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if given is not None:
+        path = path.with_name(given.name)
+        if not path.exists():
+            path.symlink_to(given.resolve())
+    elif not path.exists():
+        write_tiny_bert(path, n_embd=384, n_layer=6, n_head=12, n_ff=1536, n_ctx=512, quantization="q8_0")
+    return path, words

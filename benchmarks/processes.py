@@ -41,9 +41,11 @@ class LimitProcess:
         result: dict[str, float] = json.loads(line)
         return result
 
-    def best(self, name: str, **arguments: Any) -> float:  # noqa: ANN401
-        """Return the smaller of the two layouts' seconds: the limit is the better one."""
-        return min(next(iter(self.measure(name, unified=unified, **arguments).values())) for unified in (False, True))
+    def both(self, name: str, **arguments: Any) -> dict[bool, float]:  # noqa: ANN401
+        """Return the seconds of one measurement in either layout, by "unified"."""
+        return {
+            unified: next(iter(self.measure(name, unified=unified, **arguments).values())) for unified in (False, True)
+        }
 
     def close(self) -> None:
         """End the child."""
@@ -73,10 +75,13 @@ class Server:
         self.process.wait(60)
 
 
-def start_server(model: Path, threads: int, **settings: object) -> Server:
-    """Start ``localllm serve`` on a free port and wait until ``/health`` answers."""
+def start_server(model: Path, threads: int, *, encoder: Path | None = None, **settings: object) -> Server:
+    """Start ``localllm serve`` on a free port and wait until ``/health`` answers; ``encoder`` embeds and ranks."""
     port = _free_port()
-    lines = [f'[server]\nport = {port}\n[models]\ndirectory = "{WORK / "models"}"\ndefault = "{model.stem}"']
+    lines = ["[server]", f"port = {port}", "[models]", f'directory = "{WORK / "models"}"']
+    lines.append(f'default = "{model.stem}"')
+    if encoder is not None:
+        lines += [f'{key} = "{encoder.stem}"' for key in ("default_embedding", "default_reranker")]
     lines.append(f"[plugin.llama_cpp]\nthreads = {threads}\nthreads_batch = {threads}")
     lines += [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
     config = WORK / f"bench-{port}.toml"

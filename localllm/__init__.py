@@ -7,17 +7,38 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from localllm.config.schema import setting
     from localllm.context import ModelAccess, PluginContext
-    from localllm.contract.backend import BackendSpec, LoadedModel, LoadRequest, ModelClient, WorkerFactory
+    from localllm.contract.backend import (
+        BackendSpec,
+        LoadedModel,
+        LoadedPooler,
+        LoadRequest,
+        ModelClient,
+        WorkerFactory,
+    )
+    from localllm.contract.chat_format import (
+        CallFormat,
+        CallStyle,
+        ChatFormat,
+        RenderedPrompt,
+        ReplyRules,
+        ThoughtFormat,
+        Tool,
+        ToolChoice,
+    )
     from localllm.contract.decoder import (
         Capabilities,
         Clear,
+        ConstraintCompiler,
         Copy,
         Decoder,
+        InfillTokens,
         KvLayout,
         Op,
         Plan,
         PromptRenderer,
         Sampled,
+        Scored,
+        ScoringDecoder,
         SequenceKey,
         Slice,
         Tokenizer,
@@ -40,15 +61,22 @@ if TYPE_CHECKING:
     )
     from localllm.contract.events import Event, ModelLoaded, ModelUnloaded, RequestFinished, WorkerDied
     from localllm.contract.generation import (
+        CallDelta,
         ChatPrompt,
         ChoiceFinished,
         Chunk,
+        Constraint,
+        ConstraintKind,
         Failed,
         Finished,
         FinishReason,
         GenerateEvent,
         GenerateRequest,
+        InfillPrompt,
         Prompt,
+        PromptLogprobs,
+        PromptToken,
+        Region,
         SamplingParams,
         Started,
         TextPrompt,
@@ -59,10 +87,30 @@ if TYPE_CHECKING:
         Usage,
     )
     from localllm.contract.model import Mode, ModelInfo, ModelKind, ModelSpec
+    from localllm.contract.pooling import (
+        PairPrompt,
+        PoolCapabilities,
+        Pooled,
+        PoolEncoder,
+        Pooler,
+        PoolEvent,
+        PoolFinished,
+        PoolingInfo,
+        PoolingKind,
+        PoolInput,
+        PoolItem,
+        PoolRequest,
+        PoolStarted,
+        ScoreScale,
+    )
+    from localllm.contract.texts import DetokenizeRequest, RenderRequest, TextRequest, TextResult, TokenizeRequest
     from localllm.hookspecs import RegisterBackend, RegisterMiddleware, RegisterModel, RegisterRoute, hookimpl
+    from localllm.server.conversion import Conversion, convert_texts
     from localllm.server.disconnect import race_disconnect
     from localllm.server.json_body import read_json
+    from localllm.server.json_pieces import json_in_pieces
     from localllm.server.pipeline import stream_generation
+    from localllm.server.pooling import PoolingModel, borrow_pooler, stream_pooling
     from localllm.server.sse import EventStream
 
 __version__: str
@@ -70,9 +118,13 @@ __version__: str
 _HOMES = {
     "localllm.config.schema": "setting",
     "localllm.context": "ModelAccess PluginContext",
-    "localllm.contract.backend": "BackendSpec LoadRequest LoadedModel ModelClient WorkerFactory",
+    "localllm.contract.backend": "BackendSpec LoadRequest LoadedModel LoadedPooler ModelClient WorkerFactory",
+    "localllm.contract.chat_format": (
+        "CallFormat CallStyle ChatFormat RenderedPrompt ReplyRules ThoughtFormat Tool ToolChoice"
+    ),
     "localllm.contract.decoder": (
-        "Capabilities Clear Copy Decoder KvLayout Op Plan PromptRenderer Sampled SequenceKey Slice Tokenizer Truncate"
+        "Capabilities Clear ConstraintCompiler Copy Decoder InfillTokens KvLayout Op Plan PromptRenderer Sampled "
+        "Scored ScoringDecoder SequenceKey Slice Tokenizer Truncate"
     ),
     "localllm.contract.errors": (
         "ContextLengthExceededError InvalidRequestError LocalLLMError ModelFileError ModelLoadError ModelNotFoundError "
@@ -81,28 +133,46 @@ _HOMES = {
     ),
     "localllm.contract.events": "Event ModelLoaded ModelUnloaded RequestFinished WorkerDied",
     "localllm.contract.generation": (
-        "ChatPrompt ChoiceFinished Chunk Failed FinishReason Finished GenerateEvent GenerateRequest Prompt "
-        "SamplingParams Started TextPrompt Timings TokenAlternative TokenLogprob TokenPrompt Usage"
+        "CallDelta ChatPrompt ChoiceFinished Chunk Constraint ConstraintKind Failed FinishReason Finished "
+        "GenerateEvent GenerateRequest InfillPrompt Prompt PromptLogprobs PromptToken Region SamplingParams Started "
+        "TextPrompt Timings TokenAlternative TokenLogprob TokenPrompt Usage"
+    ),
+    "localllm.contract.pooling": (
+        "PairPrompt PoolCapabilities PoolEncoder PoolEvent PoolFinished PoolInput PoolItem PoolRequest PoolStarted "
+        "Pooled Pooler PoolingInfo PoolingKind ScoreScale"
     ),
     "localllm.contract.model": "Mode ModelInfo ModelKind ModelSpec",
+    "localllm.contract.texts": "DetokenizeRequest RenderRequest TextRequest TextResult TokenizeRequest",
     "localllm.hookspecs": "RegisterBackend RegisterMiddleware RegisterModel RegisterRoute hookimpl",
+    "localllm.server.conversion": "Conversion convert_texts",
     "localllm.server.disconnect": "race_disconnect",
     "localllm.server.json_body": "read_json",
+    "localllm.server.json_pieces": "json_in_pieces",
     "localllm.server.pipeline": "stream_generation",
+    "localllm.server.pooling": "PoolingModel borrow_pooler stream_pooling",
     "localllm.server.sse": "EventStream",
 }
 """Which module each public name lives in. PEP 562: importing ``localllm`` loads none of them, for the worker's sake."""
 
 __all__ = [
     "BackendSpec",
+    "CallDelta",
+    "CallFormat",
+    "CallStyle",
     "Capabilities",
+    "ChatFormat",
     "ChatPrompt",
     "ChoiceFinished",
     "Chunk",
     "Clear",
+    "Constraint",
+    "ConstraintCompiler",
+    "ConstraintKind",
     "ContextLengthExceededError",
+    "Conversion",
     "Copy",
     "Decoder",
+    "DetokenizeRequest",
     "Event",
     "EventStream",
     "Failed",
@@ -110,10 +180,13 @@ __all__ = [
     "Finished",
     "GenerateEvent",
     "GenerateRequest",
+    "InfillPrompt",
+    "InfillTokens",
     "InvalidRequestError",
     "KvLayout",
     "LoadRequest",
     "LoadedModel",
+    "LoadedPooler",
     "LocalLLMError",
     "Mode",
     "ModelAccess",
@@ -129,28 +202,57 @@ __all__ = [
     "ModelUnsupportedError",
     "Op",
     "OverloadedError",
+    "PairPrompt",
     "Plan",
     "PluginContext",
+    "PoolCapabilities",
+    "PoolEncoder",
+    "PoolEvent",
+    "PoolFinished",
+    "PoolInput",
+    "PoolItem",
+    "PoolRequest",
+    "PoolStarted",
+    "Pooled",
+    "Pooler",
+    "PoolingInfo",
+    "PoolingKind",
+    "PoolingModel",
     "Prompt",
+    "PromptLogprobs",
     "PromptRenderer",
+    "PromptToken",
     "ProtocolError",
+    "Region",
     "RegisterBackend",
     "RegisterMiddleware",
     "RegisterModel",
     "RegisterRoute",
+    "RenderRequest",
+    "RenderedPrompt",
+    "ReplyRules",
     "RequestFinished",
     "Sampled",
     "SamplingParams",
+    "ScoreScale",
+    "Scored",
+    "ScoringDecoder",
     "SequenceKey",
     "Slice",
     "SlowReaderError",
     "Started",
     "TextPrompt",
+    "TextRequest",
+    "TextResult",
+    "ThoughtFormat",
     "Timings",
     "TokenAlternative",
     "TokenLogprob",
     "TokenPrompt",
+    "TokenizeRequest",
     "Tokenizer",
+    "Tool",
+    "ToolChoice",
     "Truncate",
     "UnavailableError",
     "UnsupportedFeatureError",
@@ -159,11 +261,15 @@ __all__ = [
     "WorkerDied",
     "WorkerFactory",
     "__version__",
+    "borrow_pooler",
+    "convert_texts",
     "hookimpl",
+    "json_in_pieces",
     "race_disconnect",
     "read_json",
     "setting",
     "stream_generation",
+    "stream_pooling",
 ]
 
 

@@ -10,14 +10,18 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from localllm.contract.backend import ModelClient
-from localllm.contract.model import Mode, ModelSpec
+from localllm.contract.model import Mode, ModelKind, ModelSpec
 
 
 class ModelAccess(Protocol):
     """The loaded and loadable models, as endpoint plugins see them."""
 
-    def resolve(self, name: str | None, mode: Mode) -> ModelSpec:
+    def resolve(self, name: str | None, mode: Mode, purpose: ModelKind | None = None) -> ModelSpec:
         """Return the model that ``name`` (id, alias, file name, None for the default) stands for.
+
+        ``purpose`` is the kind of model whose work is to be done: it chooses the default, and refuses a model that
+        can't do it. Chat and embedding models give embeddings; rerankers and embedding models rank. Absent it is chat
+        for ``Mode.GENERATE``; to pool, any model will do, and the default is the one for embeddings.
 
         Raises ``ModelNotFoundError`` (param "model", with the known ids) or ``ModelUnsupportedError``.
         """

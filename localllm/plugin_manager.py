@@ -20,7 +20,7 @@ from localllm.config.convert import section_fields
 from localllm.config.schema import Config
 from localllm.context import ModelAccess, PluginContext
 from localllm.contract.backend import BackendSpec, ModelClient
-from localllm.contract.model import Mode, ModelSpec
+from localllm.contract.model import Mode, ModelKind, ModelSpec
 from localllm.plugin_discovery import PluginError, PluginSource, find_plugins, import_plugin, select_plugins
 from localllm.plugin_registry import RegisteredMiddleware, RegisteredRoute, Registry
 
@@ -102,8 +102,8 @@ class _LaterModels:
     def __init__(self) -> None:
         self.access: ModelAccess | None = None
 
-    def resolve(self, name: str | None, mode: Mode) -> ModelSpec:
-        return self._reach().resolve(name, mode)
+    def resolve(self, name: str | None, mode: Mode, purpose: ModelKind | None = None) -> ModelSpec:
+        return self._reach().resolve(name, mode, purpose)
 
     def acquire(self, name: str | None, mode: Mode) -> AbstractAsyncContextManager[ModelClient]:
         return self._reach().acquire(name, mode)

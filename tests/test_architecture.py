@@ -48,9 +48,19 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
 PLUGIN_LIBRARIES = {
     "localllm_chat": {"starlette", "pydantic", "orjson"},
     "localllm_completions": {"starlette", "pydantic", "orjson"},
-    "localllm_llama_cpp": {"llama_cpp", "numpy", "jinja2"},
+    "localllm_embeddings": {"starlette", "pydantic", "orjson"},
+    "localllm_rerank": {"starlette", "pydantic", "orjson"},
+    "localllm_tokenize": {"starlette", "pydantic", "orjson"},
+    "localllm_llama_cpp": {"llama_cpp", "llguidance", "numpy", "jinja2"},
 }
-PLUGIN_ROOMS = {"localllm_chat": {"openai"}, "localllm_completions": {"openai"}, "localllm_llama_cpp": set()}
+PLUGIN_ROOMS = {
+    "localllm_chat": {"openai"},
+    "localllm_completions": {"openai"},
+    "localllm_embeddings": {"openai"},
+    "localllm_rerank": {"openai"},
+    "localllm_tokenize": {"openai"},
+    "localllm_llama_cpp": set(),
+}
 
 
 @dataclass(frozen=True)
@@ -170,7 +180,7 @@ def loaded_by(statement: str) -> set[str]:
 )
 def test_the_server_process_never_loads_the_engine(statement: str) -> None:
     """A GGUF's template is untrusted code, a corrupt header aborts, and a parent that touches CUDA keeps its memory."""
-    assert loaded_by(statement).isdisjoint({"llama_cpp", "numpy", "jinja2", "torch"})
+    assert loaded_by(statement).isdisjoint({"llama_cpp", "llguidance", "numpy", "jinja2", "torch"})
 
 
 def test_importing_the_package_loads_nothing_of_it() -> None:

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import importlib.util
 import re
 import subprocess
 import sys
+import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from struct import pack
+from types import ModuleType
 
 import pytest
 
 from localllm.config.describe import Key, list_keys
 from localllm.config.load import load_config
 from localllm.contract import errors
+from localllm.contract.backend import BackendSpec
+from localllm.contract.generation import TextPrompt
+from localllm.contract.model import Mode, ModelKind, ModelSpec
+from localllm.contract.pooling import Pooled, PoolRequest
+from localllm.host.registry import ModelRegistry, RegistrySettings
+from localllm.models.catalog import Catalog, CatalogOptions
 from localllm.plugin_manager import load_plugins
+from localllm.testing.app import ScriptedModels, serve_in_process
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -165,6 +177,62 @@ def test_the_documented_settings_are_a_section(tmp_path: Path, monkeypatch: pyte
     finally:
         del sys.modules["documented_shout"]
     assert config.plugin["shout"].marks == 3
+
+
+@pytest.fixture
+def documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], ModuleType]]:
+    """Return a function that makes a module, by name, of the documented block that holds some words."""
+    monkeypatch.syspath_prepend(tmp_path)
+    made: list[str] = []
+
+    def make(name: str, words: str) -> ModuleType:
+        [source] = [block for block in blocks(DOCS / "writing_plugins.md", "python") if words in block]
+        (tmp_path / f"{name}.py").write_text(source, encoding="utf-8")
+        made.append(name)
+        return importlib.import_module(name)
+
+    yield make
+    for name in made:
+        sys.modules.pop(name, None)
+
+
+def test_the_documented_pooling_endpoint_works(documented: Callable[[str, str], ModuleType], tmp_path: Path) -> None:
+    plugin = documented("localllm_nearest", "/v1/nearest")
+    models = ScriptedModels([ModelSpec("scripted", "scripted", kind=ModelKind.EMBEDDING)])
+
+    async def scenario() -> None:
+        async with serve_in_process({"nearest": plugin}, tmp_path, models=models) as server:
+            texts = ["a small fox", "one bear", "one fox", "blue"]
+            response = await server.client.post("/v1/nearest", json={"texts": texts})
+            assert response.json() == {"nearest": "one fox"}
+            error = (await server.client.post("/v1/nearest", json={"texts": ["a"]})).json()["error"]
+            assert error["param"] == "texts"
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.process
+def test_the_documented_pooling_engine_works_in_a_worker(
+    documented: Callable[[str, str], ModuleType], tmp_path: Path
+) -> None:
+    documented("localllm_letters", "class Letters")
+    spec = ModelSpec("letters", "letters", kind=ModelKind.EMBEDDING)
+    backend = BackendSpec("letters", frozenset({Mode.POOL}), factory="localllm_letters:load")
+    catalog = Catalog(CatalogOptions(tmp_path / "models", backend=None, registered=(spec,)))
+    settings = RegistrySettings(tmp_path, extra_environment={"PYTHONPATH": str(tmp_path)})
+
+    async def scenario() -> None:
+        registry = ModelRegistry(catalog, {"letters": backend}, settings, lambda event: None, time.monotonic)
+        try:
+            request = PoolRequest((TextPrompt("aab"), TextPrompt("b")), dimensions=2, normalize=False)
+            async with registry.acquire("letters", Mode.POOL) as client:
+                events = [event async for event in client.pool(request)]
+        finally:
+            await registry.close()
+        vectors = dict(vector for event in events if isinstance(event, Pooled) for vector in event.vectors())
+        assert vectors == {0: pack("<2f", 2, 1), 1: pack("<2f", 0, 1)}
+
+    asyncio.run(scenario())
 
 
 def test_rooms_in_the_architecture_exist_and_the_other_way_round() -> None:

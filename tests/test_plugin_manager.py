@@ -18,7 +18,7 @@ from localllm.config.schema import Config
 from localllm.context import PluginContext
 from localllm.contract.backend import BackendSpec
 from localllm.contract.events import ModelUnloaded
-from localllm.contract.model import Mode, ModelSpec
+from localllm.contract.model import Mode, ModelKind, ModelSpec
 from localllm.plugin_discovery import PluginError
 from localllm.plugin_manager import PluginInfo, PluginManager, load_plugins
 
@@ -106,7 +106,7 @@ def test_without_a_list_all_built_in_plugins_run_in_their_order(shelf: Shelf) ->
 
 def test_the_real_built_in_plugins_load() -> None:
     infos = [info for info in load_plugins().describe() if info.enabled]
-    assert [info.name for info in infos] == ["chat", "completions", "llama_cpp"]
+    assert [info.name for info in infos] == ["chat", "completions", "embeddings", "rerank", "tokenize", "llama_cpp"]
     assert {info.distribution for info in infos} == {"localllm"}
 
 
@@ -441,7 +441,7 @@ def localllm_register_routes(context):
 class Access:
     """Stands for the registry."""
 
-    def resolve(self, name: str | None, mode: Mode) -> ModelSpec:
+    def resolve(self, name: str | None, mode: Mode, purpose: ModelKind | None = None) -> ModelSpec:
         return ModelSpec(f"{name} {mode}", "x")
 
     @asynccontextmanager

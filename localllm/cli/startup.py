@@ -69,6 +69,8 @@ def build_catalog(config: Config, plugins: PluginManager, files: Sequence[Path] 
             definitions=check_definitions(config, backends, sections),
             registered=plugins.models,
             default=config.models.default,
+            default_embedding=config.models.default_embedding,
+            default_reranker=config.models.default_reranker,
             files=tuple(files),
         )
     )

@@ -78,6 +78,12 @@ class ModelsSection:
     default: str | None = setting(
         None, "Model that answers when a request names none. Absent: the only, or the first, chat model."
     )
+    default_embedding: str | None = setting(
+        None, "The same for embeddings. Absent: the only, or the first, embedding model."
+    )
+    default_reranker: str | None = setting(
+        None, "The same for reranking. Absent: the only, or the first, reranker; without one, the embedding model."
+    )
     backend: str = setting("llama_cpp", "Engine for files that no [models.define] gives another one.")
     idle_unload_minutes: float = setting(30.0, "Unload a model that was not used for so long; 0 keeps it.", minimum=0)
     load_timeout_seconds: float = setting(600.0, "Give up loading a model after so long.", minimum=1)

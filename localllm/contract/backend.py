@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from localllm.contract.decoder import Decoder, PromptRenderer, Tokenizer
+from localllm.contract.decoder import ConstraintCompiler, Decoder, PromptRenderer, Tokenizer
 from localllm.contract.generation import GenerateEvent, GenerateRequest
 from localllm.contract.model import Mode, ModelInfo, ModelSpec
+from localllm.contract.pooling import PoolEncoder, Pooler, PoolEvent, PoolRequest
+from localllm.contract.texts import TextRequest, TextResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +51,51 @@ class LoadedModel(Protocol):
         """Used by the intake thread; None when the model has no chat template."""
         ...
 
+    @property
+    def constraints(self) -> ConstraintCompiler | None:
+        """Used by the intake thread; None when the decoder heeds no ``SamplingParams.constraint``."""
+        ...
+
     def close(self) -> None:
         """Free everything; called once, after the last step."""
         ...
 
 
-WorkerFactory = Callable[[LoadRequest], LoadedModel]
-"""Named as ``"package.module:function"``; imported in the worker only. Raises ``ModelLoadError``/``ModelFileError``."""
+class LoadedPooler(Protocol):
+    """What a factory returns for :attr:`Mode.POOL`."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """Facts for the host, ``pooling`` among them; fixed."""
+        ...
+
+    @property
+    def pooler(self) -> Pooler:
+        """Used by the step thread only."""
+        ...
+
+    @property
+    def encoder(self) -> PoolEncoder:
+        """Used by the intake thread only."""
+        ...
+
+    def close(self) -> None:
+        """Free everything; called once, after the last batch."""
+        ...
+
+
+WorkerFactory = Callable[[LoadRequest], LoadedModel | LoadedPooler]
+"""Named as ``"package.module:function"``; imported in the worker only. Raises ``ModelLoadError``/``ModelFileError``.
+
+It returns a ``LoadedModel`` for ``Mode.GENERATE`` and a ``LoadedPooler`` for ``Mode.POOL``.
+"""
 
 
 class ModelClient(Protocol):
-    """A loaded model as the server sees it: a worker's host client, or a backend that runs elsewhere."""
+    """A loaded model as the server sees it: a worker's host client, or a backend that runs elsewhere.
+
+    A client is loaded in one mode and is asked for that only: ``generate`` and ``convert``, or ``pool``.
+    """
 
     @property
     def info(self) -> ModelInfo:
@@ -68,6 +104,14 @@ class ModelClient(Protocol):
 
     def generate(self, request: GenerateRequest) -> AsyncIterator[GenerateEvent]:
         """Yield the events of one generation; closing the iterator early cancels it. Raises ``LocalLLMError``."""
+        ...
+
+    def pool(self, request: PoolRequest) -> AsyncIterator[PoolEvent]:
+        """Yield the events of one pooling request; closing the iterator early cancels it. Raises ``LocalLLMError``."""
+        ...
+
+    async def convert(self, request: TextRequest) -> TextResult:
+        """Return what the model, loaded to generate, makes of texts without computing. Raises ``LocalLLMError``."""
         ...
 
     async def close(self) -> None:
@@ -91,6 +135,7 @@ class BackendSpec:
     connect: Callable[[ModelSpec, Mode], Any] | None = None  # returns an awaitable ModelClient
     settings: type | None = None
     build_id: Callable[[], str] | None = None  # names the native build without importing it
+    refuses: Callable[[ModelSpec, Mode], str | None] | None = None  # why a model can't be loaded so, without loading it
     rebuild_command: str | None = None  # what to run when the native build proves to be miscompiled
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
-from localllm.contract.generation import SamplingParams
+from localllm.contract.generation import Constraint, SamplingParams
 
 KvLayout = Literal["unified", "streams"]
 
@@ -38,6 +38,7 @@ class Capabilities:
     copy_cost_tokens: int = 0  # copy only where the match is longer than this: prefilling so many costs as much
     n_outputs_max: int = 256  # rows with logits in one plan, at most
     step_seconds: float = 0.2  # while answers are written, a step takes only as much of a prompt as keeps it this short
+    can_score: bool = False  # the decoder is a :class:`ScoringDecoder`, so that plans may have ``targets``
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +77,24 @@ class Slice:
 
     ``start`` is the number of positions that the sequence holds. ``sample`` lists the choices that draw their next
     token from the last row (several when the choices of one request share a prefill; none for an unfinished prompt).
+
+    ``targets`` are known tokens whose log-probabilities are wanted, with those of the ``n_top`` most likely: the first
+    of them follows the first of ``tokens``, and so on, so that they are those tokens over again, one place further on.
+    Each costs a row, from the slice's first token on; a slice that samples has fewer of them than tokens. Only where
+    ``Capabilities.can_score`` is set.
     """
 
     seq: int
     start: int
     tokens: tuple[int, ...]
     sample: tuple[SequenceKey, ...] = ()
+    targets: tuple[int, ...] = ()
+    n_top: int = 0
+
+    @property
+    def n_rows(self) -> int:
+        """Rows with logits that it asks for: one for each target, and the last one where choices draw from it."""
+        return len(self.targets) + bool(self.sample)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +117,14 @@ class Sampled:
     token: int
     is_end: bool = False  # the model says that its answer is complete; the token is not part of the text
     logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """How likely a known token was. ``top`` holds (token id, natural log-probability), most likely first."""
+
+    logprob: float
     top: tuple[tuple[int, float], ...] = ()
 
 
@@ -132,6 +153,36 @@ class Decoder(Protocol):
         ...
 
 
+class ScoringDecoder(Decoder, Protocol):
+    """A decoder that also tells how likely the tokens of a prompt are (``Capabilities.can_score``)."""
+
+    def scores(self) -> Mapping[int, Sequence[Scored]]:
+        """Return, by sequence id, what each target of the plan that was just collected was worth, in order.
+
+        Called after ``collect``, and only for plans with targets. Values come from the raw logits, before any bias.
+        """
+        ...
+
+
+class ConstraintCompiler(Protocol):
+    """Compiles constraints ahead of their use. Called from the intake thread."""
+
+    def compile(self, constraint: Constraint) -> tuple[str, ...]:
+        """Compile and keep a constraint, so that ``Decoder.open`` finds it ready; return warnings.
+
+        Raises ``InvalidRequestError`` for what can't be honoured, is too large, or takes too long.
+        """
+        ...
+
+
+class InfillTokens(NamedTuple):
+    """Token ids that tell a model to fill a gap: each stands before its part, the last before what is to be written."""
+
+    prefix: int
+    suffix: int
+    middle: int
+
+
 class Tokenizer(Protocol):
     """Text to token ids and back. Called from the intake thread and the step thread at the same time."""
 
@@ -141,6 +192,15 @@ class Tokenizer(Protocol):
 
     def piece(self, token: int) -> bytes:
         """Return the exact bytes of a token; control tokens give b""."""
+        ...
+
+    def spelling(self, token: int) -> bytes:
+        """Return what :meth:`piece` does, but a control token as templates write it out; b"" for unknown ids."""
+        ...
+
+    @property
+    def infill_tokens(self) -> InfillTokens | None:
+        """The fill-in-the-middle tokens; None where the model was not made for that."""
         ...
 
 

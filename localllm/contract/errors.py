@@ -56,12 +56,17 @@ class UnsupportedFeatureError(LocalLLMError):
 
 
 class ContextLengthExceededError(LocalLLMError):
-    """The prompt does not fit the model's context. ``detail`` has ``n_prompt_tokens`` and ``n_ctx``."""
+    """The prompt does not fit the model's context. ``detail`` has ``n_prompt_tokens`` and ``n_ctx``.
+
+    ``message`` replaces the sentence that is written for prompts of generations.
+    """
 
     code = "context_length_exceeded"
 
-    def __init__(self, n_prompt_tokens: int, n_ctx: int, *, param: str | None = None) -> None:
-        message = (
+    def __init__(
+        self, n_prompt_tokens: int, n_ctx: int, *, param: str | None = None, message: str | None = None
+    ) -> None:
+        message = message or (
             f"This model's context holds {n_ctx} tokens, but the prompt has {n_prompt_tokens}, and at least one "
             f"token must be left for the answer. Shorten the prompt, or raise context_length for this model."
         )

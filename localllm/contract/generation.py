@@ -6,7 +6,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
+
+Region = Literal["content", "reasoning"]
+
+ConstraintKind = Literal["json_object", "json_schema", "regex", "choice", "lark", "gbnf", "structural_tag"]
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What the text of every choice must match; it is then complete, and ends, where the grammar says so.
+
+    ``source`` is JSON text for ``json_schema`` (a schema), ``choice`` (a list of strings) and ``structural_tag`` (as
+    vLLM's ``structural_tag``), the pattern or the grammar for the other kinds, and empty for ``json_object``. With
+    ``strict`` unset, what the engine can't honour in a schema is left out, with a warning, instead of being refused.
+    ``param`` names the request's field that it comes from, for errors; it changes nothing else.
+    """
+
+    kind: ConstraintKind
+    source: str = ""
+    strict: bool = True
+    param: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +55,43 @@ class SamplingParams:
     include_stop: bool = False
     ignore_eos: bool = False  # no end token may be drawn
     logprobs: int | None = None  # None: off; k: log-probabilities of the chosen token and of the k most likely
+    stop_tokens: tuple[int, ...] = ()  # each ends its choice like the model's own end token
+    allowed_tokens: tuple[int, ...] | None = None  # no other token may be drawn; end tokens stay allowed
+    bad_words: tuple[str, ...] = ()  # texts that may not be written: their tokens, with and without a space before
+    text_bias: tuple[tuple[str, float], ...] = ()  # (text, added to the logits of its tokens): logit_bias by text
+    typical_p: float = 1.0  # 1.0: off
+    top_n_sigma: float = -1.0  # 0 or less: off
+    xtc_probability: float = 0.0  # 0.0: off
+    xtc_threshold: float = 0.1
+    dry_multiplier: float = 0.0  # 0.0: off
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2  # tokens
+    dry_penalty_last_n: int = -1  # tokens; 0: off, -1: the whole context
+    dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+    mirostat: int = 0  # 0: off, 1, 2: the version; replaces top-k, top-p, min-p and typical
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
     """Messages to be rendered by the model's own chat template, in the worker.
 
-    ``messages`` are plain JSON objects as OpenAI defines them, already checked: ``role`` and ``content`` (a string).
+    ``messages`` are plain JSON objects as OpenAI defines them, already checked: ``role`` and ``content`` (a string),
+    ``tool_calls``, ``tool_call_id``, ``reasoning_content``. ``tools`` are OpenAI's tool objects. ``tool_name`` names
+    the one function that must be called (``tool_choice`` is "required" then). ``continue_final_message`` goes on with
+    the last message instead of beginning a new one. ``thought_budget`` ends a thought after so many tokens.
     """
 
     messages: tuple[Mapping[str, Any], ...]
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    tools: tuple[Mapping[str, Any], ...] = ()
+    tool_choice: Literal["none", "auto", "required"] = "auto"
+    tool_name: str | None = None
+    parallel_tool_calls: bool = True
+    continue_final_message: bool = False
+    thought_budget: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +108,15 @@ class TokenPrompt:
     tokens: tuple[int, ...]
 
 
-Prompt = ChatPrompt | TextPrompt | TokenPrompt
+@dataclass(frozen=True, slots=True)
+class InfillPrompt:
+    """Text before and after a gap, put together in the worker with the model's fill-in-the-middle tokens."""
+
+    prefix: str
+    suffix: str
+
+
+Prompt = ChatPrompt | TextPrompt | TokenPrompt | InfillPrompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +124,28 @@ class GenerateRequest:
     """One prompt and ``sampling.n`` answers to it.
 
     ``owner`` names who may share cached prefixes with whom (the API key's fingerprint, or "" for everybody).
+    ``prompt_logprobs`` k asks for the log-probability of each prompt token, given those before it, and of the k most
+    likely ones; ``sampling.max_tokens`` may then be 0.
     """
 
     prompt: Prompt
     sampling: SamplingParams = SamplingParams()
     owner: str = ""
     cache_prompt: bool = True
+    prompt_logprobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TokenAlternative:
-    """One row of ``top_logprobs``: a token's text, its exact bytes and its natural log-probability."""
+    """One row of ``top_logprobs``: a token's text, its exact bytes and its natural log-probability.
+
+    ``id`` is given beside tokens of a prompt.
+    """
 
     text: str
     bytes: bytes
     logprob: float
+    id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,20 +160,64 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The prompt was rendered, tokenised and queued. Sent once, before any chunk."""
+    """The prompt was rendered, tokenised and queued. Sent once, before any chunk.
+
+    ``warnings`` are sentences for the caller: what a request that is not strict asked for and can't get.
+    """
 
     prompt_tokens: int
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PromptLogprobs:
+    """Log-probabilities of some prompt tokens, in order; the first of a prompt has ``logprob`` None.
+
+    All of them come before the first chunk. ``prompt`` counts the prompts where several generations are merged into
+    one; from a worker it is 0.
+    """
+
+    tokens: tuple[PromptToken, ...]
+    prompt: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PromptToken:
+    """One token of the prompt: its id, its text and bytes, and how likely it was."""
+
+    id: int
+    text: str
+    bytes: bytes
+    logprob: float | None
+    top: tuple[TokenAlternative, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """Text that is final for one choice: complete code points, with no byte of a stop string in it.
 
-    ``tokens`` counts the tokens that this chunk is made of (0 when only held-back text is let go).
+    ``tokens`` counts the tokens that this chunk is made of (0 when only held-back text is let go). ``region`` tells
+    what the model says from what it thinks.
     """
 
     choice: int
     text: str
+    tokens: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
+    region: Region = "content"
+
+
+@dataclass(frozen=True, slots=True)
+class CallDelta:
+    """A piece of one tool call. ``index`` counts the calls of a choice from 0.
+
+    The first piece of a call has its ``name``, the others None; their ``arguments`` joined are one JSON object.
+    """
+
+    choice: int
+    index: int
+    name: str | None = None
+    arguments: str = ""
     tokens: int = 0
     logprobs: tuple[TokenLogprob, ...] = ()
 
@@ -128,11 +233,15 @@ class ChoiceFinished:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts of a whole request; ``cached_tokens`` of the prompt were not evaluated again."""
+    """Token counts of a whole request; ``cached_tokens`` of the prompt were not evaluated again.
+
+    ``reasoning_tokens`` are those of the completion that are thoughts.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    reasoning_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,5 +268,5 @@ class Failed:
     error: Mapping[str, Any]
 
 
-GenerateEvent = Started | Chunk | ChoiceFinished | Finished
+GenerateEvent = Started | PromptLogprobs | Chunk | CallDelta | ChoiceFinished | Finished
 """What a client's ``generate`` yields; a :class:`Failed` is raised as its typed exception instead."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from localllm.contract.pooling import PoolingInfo
+
 
 class ModelKind(StrEnum):
     """What a model is made for, as its header or its folder says."""
@@ -14,6 +16,15 @@ class ModelKind(StrEnum):
     CHAT = "chat"
     EMBEDDING = "embedding"
     RERANKER = "reranker"
+
+
+FITTING_KINDS: Mapping[ModelKind, tuple[ModelKind, ...]] = {
+    ModelKind.CHAT: (ModelKind.CHAT,),
+    ModelKind.EMBEDDING: (ModelKind.EMBEDDING, ModelKind.CHAT),
+    ModelKind.RERANKER: (ModelKind.RERANKER, ModelKind.EMBEDDING),
+}
+"""Which kinds of models can do the work of a kind, those made for it first: a chat model's file may well pool, but its
+vectors are too coarse to rank by; a reranker's head gives one number and no vector."""
 
 
 class Mode(StrEnum):
@@ -61,7 +72,8 @@ class ModelDefinition:
 class ModelInfo:
     """What the worker learned by loading the model; sent once with ``Ready``.
 
-    ``context_length`` is what one request may use, prompt and answer together, in tokens.
+    ``context_length`` is what one request may use, prompt and answer together, in tokens; of a model that pools, what
+    one text may have.
     ``notes`` are sentences for the log (for instance that the context was shrunk to fit the memory).
     """
 
@@ -73,3 +85,4 @@ class ModelInfo:
     has_chat_template: bool = False
     notes: tuple[str, ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
+    pooling: PoolingInfo | None = None  # set when it was loaded to pool

@@ -6,8 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from localllm.contract.backend import LoadRequest
-from localllm.contract.generation import ChoiceFinished, Chunk, Failed, Finished, GenerateRequest, Started
+from localllm.contract.generation import (
+    CallDelta,
+    ChoiceFinished,
+    Chunk,
+    Failed,
+    Finished,
+    GenerateRequest,
+    PromptLogprobs,
+    Started,
+)
 from localllm.contract.model import ModelInfo
+from localllm.contract.pooling import Pooled, PoolFinished, PoolRequest, PoolStarted
+from localllm.contract.texts import DetokenizeRequest, RenderRequest, TextResult, TokenizeRequest
 
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 """A longer frame is a protocol error on either side. Prompts are bounded far below by the body limit."""
@@ -23,10 +34,13 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """Server to worker: one generation. Ids are chosen by the server and never used twice."""
+    """Server to worker: one request, of the kind that the model was loaded for (texts: to generate).
+
+    Ids are chosen by the server and never used twice.
+    """
 
     request_id: str
-    request: GenerateRequest
+    request: GenerateRequest | PoolRequest | TokenizeRequest | DetokenizeRequest | RenderRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +69,19 @@ class LoadFailed:
     error: Mapping[str, object]  # LocalLLMError.to_wire()
 
 
-WorkerEvent = Started | Chunk | ChoiceFinished | Finished | Failed
+WorkerEvent = (
+    Started
+    | PromptLogprobs
+    | Chunk
+    | CallDelta
+    | ChoiceFinished
+    | Finished
+    | PoolStarted
+    | Pooled
+    | PoolFinished
+    | TextResult
+    | Failed
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,8 @@ class Admission:
         saved_elsewhere = 0
         coming: Decision | None = None
         limit = len(choice.tokens) - 1  # one token must be evaluated for its logits
+        if choice.scores:
+            limit = choice.request.n_scored  # and so must all that are to be scored
         for match, resident in self._residents.matches(choice.request.scope, choice.tokens, limit):
             is_coming = match > resident.evaluated
             if is_coming and coming is None and self._can_copy:

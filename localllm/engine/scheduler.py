@@ -17,6 +17,10 @@ from localllm.engine.sequence import Choice, Request, Scope
 
 _by_serial = attrgetter("serial")
 
+MAX_SCORED_ROWS = 64
+"""Positions of prompts that are scored in one step, at most: each has a row of logits, as wide as the vocabulary, and
+the engine keeps memory for as many rows as ever were asked for at once."""
+
 
 class Part(NamedTuple):
     """What one slice of a plan means: whose tokens it evaluates, and which siblings draw from its last row too."""
@@ -70,6 +74,7 @@ class Scheduler:
         self._parallel = min(
             capabilities.parallel, capabilities.n_seq_max, capabilities.n_batch, capabilities.n_outputs_max
         )
+        self._n_outputs_max = capabilities.n_outputs_max
         self._requests: dict[str, Request] = {}
         self._waiting: list[Choice] = []
         self._running: list[Choice] = []
@@ -86,13 +91,23 @@ class Scheduler:
         """Whether an answer is being written, so that a long step would be felt as a gap."""
         return any(choice.caught_up for choice in self._running)
 
-    def add(self, request_id: str, prompt: Sequence[int], n: int = 1, *, owner: str = "", keep: bool = True) -> None:
+    def add(
+        self,
+        request_id: str,
+        prompt: Sequence[int],
+        n: int = 1,
+        *,
+        owner: str = "",
+        keep: bool = True,
+        n_top: int | None = None,
+    ) -> None:
         """Queue ``n`` answers to a prompt of 1 .. ``context_length - 1`` tokens.
 
-        With ``keep`` unset it neither uses cached prefixes nor leaves any.
+        With ``keep`` unset it neither uses cached prefixes nor leaves any. With ``n_top`` given all prompt tokens but
+        the first are targets of one slice each, in order; so that it uses no cached prefix, but leaves one.
         """
         scope: Scope = ("owner", owner) if keep else ("request", request_id)
-        request = Request(request_id, list(prompt), scope)
+        request = Request(request_id, list(prompt), scope, n_top=n_top)
         for index in range(n):
             choice = Choice(SequenceKey(request_id, index), request, self._n_added, request.prompt)
             self._n_added += 1
@@ -137,6 +152,7 @@ class Scheduler:
         for part, piece in zip(step.parts, step.plan.slices, strict=True):
             resident = part.choice.sequence
             resident.evaluated += part.n_tokens
+            part.choice.request.n_scored += len(piece.targets)
             if not piece.sample:
                 continue
             for fork in part.forks:
@@ -186,6 +202,8 @@ class Scheduler:
             if self._admission.can_fork(choice) and any(c.resident and c.is_fresh for c in choice.request.choices):
                 entrance.forks.setdefault(choice.request, []).append(choice)
                 continue
+            if choice.request.is_scoring and not choice.scores:
+                continue  # scores are told before anything is drawn
             decision = self._admission.decide(choice)
             if decision.source is not None and decision.start is Start.WAIT:
                 if not self._can_truncate:  # then it can be copied only while it holds no more than the match
@@ -246,11 +264,25 @@ class Scheduler:
                 n_pending = stops.get(resident.seq, len(choice.tokens)) - resident.evaluated
                 prefilling.append(len(wanted))
             wanted.append((choice, is_urgent, n_pending))
+        self._limit_rows(wanted)
         if prefilling:
             parts = share_budget(max(0, min(budget, self._n_batch - n_urgent)), [wanted[i][2] for i in prefilling])
             for index, n_tokens in zip(prefilling, parts, strict=True):
                 wanted[index] = (wanted[index][0], False, n_tokens)
         return wanted
+
+    def _limit_rows(self, wanted: list[tuple[Choice, bool, int]]) -> None:
+        """Cut what is scored to the rows that one step may have; all others that run may need one for a draw."""
+        scoring = [index for index, (choice, _, _) in enumerate(wanted) if choice.scores]
+        if not scoring:
+            return
+        rows = min(MAX_SCORED_ROWS, self._n_outputs_max - len(wanted) + len(scoring))
+        shares = share_budget(rows, [wanted[index][2] for index in scoring])
+        for index, n_rows in zip(scoring, shares, strict=True):
+            choice, is_urgent, n_wanted = wanted[index]
+            # What was scored before it was preempted has no rows again.
+            n_again = choice.request.n_scored - choice.sequence.evaluated
+            wanted[index] = (choice, is_urgent, min(n_wanted, n_again if n_again > 0 else n_rows))
 
     def _make_room(self, choice: Choice, n_tokens: int) -> int:
         """Return for how many of ``n_tokens`` there are cells: all if evicting idle sequences can help.
@@ -268,9 +300,12 @@ class Scheduler:
         choice, start = part.choice, part.choice.sequence.evaluated
         end = start + part.n_tokens
         tokens = tuple(choice.tokens[start:end])
-        if end < len(choice.tokens):
-            return Slice(choice.sequence.seq, start, tokens)
-        return Slice(choice.sequence.seq, start, tokens, (choice.key, *(fork.key for fork in part.forks)))
+        request = choice.request
+        targets: tuple[int, ...] = ()
+        if choice.scores and start == request.n_scored:
+            targets = tuple(request.prompt[start + 1 : end + 1])
+        sample = (choice.key, *(fork.key for fork in part.forks)) if end == len(choice.tokens) else ()
+        return Slice(choice.sequence.seq, start, tokens, sample, targets, request.n_top or 0 if targets else 0)
 
     def check(self) -> None:
         """Assert the invariants. Between ``commit`` and ``schedule`` only; meant for tests, and for an idle engine."""
@@ -287,4 +322,7 @@ class Scheduler:
             assert choice.sequence.tokens is choice.tokens
             assert choice.sequence.scope == choice.request.scope
             assert choice.sequence.evaluated < len(choice.tokens), "a running choice has something to evaluate"
+            assert not choice.request.is_scoring or choice.scores, "a choice runs ahead of its prompt's scores"
+            assert not choice.scores or choice.is_fresh
+            assert not choice.scores or choice.sequence.evaluated <= choice.request.n_scored, "positions left unscored"
         assert all(not request.is_done for request in self._requests.values())

@@ -48,6 +48,11 @@ class Choice:
         return self.resident
 
     @property
+    def scores(self) -> bool:
+        """It is the one whose evaluation of the prompt gives the scores that are still wanted."""
+        return self.request.is_scoring and self is self.request.choices[0]
+
+    @property
     def is_fresh(self) -> bool:
         """Nothing was drawn yet: the first token can come from a row that a sibling evaluates."""
         return len(self.tokens) == len(self.request.prompt)
@@ -55,13 +60,24 @@ class Choice:
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """A prompt and its choices. ``cached_tokens`` is set when the first choice is admitted, and stays."""
+    """A prompt and its choices. ``cached_tokens`` is set when the first choice is admitted, and stays.
+
+    Where the prompt is scored, its first choice does that before any draws. ``n_top`` is how many alternatives are
+    wanted then (None: it is not), ``n_scored`` how many positions have given the probability of the token after them.
+    """
 
     request_id: str
     prompt: list[int]
     scope: Scope
     choices: list[Choice] = field(default_factory=list)
     cached_tokens: int | None = None
+    n_top: int | None = None
+    n_scored: int = 0
+
+    @property
+    def is_scoring(self) -> bool:
+        """Whether positions are still to be scored; the last one has no token after it."""
+        return self.n_top is not None and self.n_scored < len(self.prompt) - 1
 
     @property
     def is_kept(self) -> bool:

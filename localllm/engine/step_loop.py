@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
-from localllm.contract.decoder import Decoder, SequenceKey, Tokenizer
-from localllm.contract.errors import ContextLengthExceededError, InvalidRequestError
+from localllm.contract.decoder import Decoder, Scored, ScoringDecoder, SequenceKey, Tokenizer
+from localllm.contract.errors import ContextLengthExceededError, InvalidRequestError, UnsupportedFeatureError
 from localllm.contract.generation import ChoiceFinished, Finished, SamplingParams, Started, Timings, Usage
 from localllm.contract.wire import WorkerEvent
 from localllm.engine.answer import Answer, AnswerRules
 from localllm.engine.pacing import PrefillPacer
+from localllm.engine.prompt_scores import first_prompt_token, scored_prompt_tokens
 from localllm.engine.scheduler import Scheduler, Step
 from localllm.engine.stopping import StopStrings
 
@@ -20,6 +22,7 @@ class PreparedRequest:
     """A request whose prompt is tokens already. ``queued_at`` is in seconds of the step loop's clock.
 
     ``owner`` names who shares cached prefixes with whom; with ``cache_prompt`` unset none are used and none are left.
+    With ``prompt_logprobs`` given the whole prompt is evaluated, and only that where ``sampling.max_tokens`` is 0.
     """
 
     request_id: str
@@ -28,6 +31,8 @@ class PreparedRequest:
     owner: str
     cache_prompt: bool
     queued_at: float
+    prompt_logprobs: int | None = None
+    warnings: tuple[str, ...] = ()  # for ``Started``
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,7 @@ class _Generation:
     cached_tokens: int = 0
     admitted_at: float | None = None
     first_token_at: float | None = None
+    is_scored_only: bool = False  # what it draws is not wanted
 
     def finished(self, now: float) -> Finished:
         admitted_at = now if self.admitted_at is None else self.admitted_at
@@ -68,7 +74,8 @@ class StepLoop:
     ``clock`` gives seconds that never go backwards. An exception out of the decoder goes through: what the memory
     then holds is unknown, so that the worker must end.
 
-    Events of a request, in this order: ``Started``; ``Chunk`` and, once per choice, ``ChoiceFinished``; ``Finished``.
+    Events of a request, in this order: ``Started``; ``PromptLogprobs``, where wanted; ``Chunk`` and, once per choice,
+    ``ChoiceFinished``; ``Finished``.
     ``Usage.completion_tokens`` counts drawn tokens, without those that mean "end" and those behind a stop string.
     """
 
@@ -91,19 +98,12 @@ class StepLoop:
     def submit(self, request: PreparedRequest) -> None:
         """Queue a request. Its events come out of the following steps, beginning with ``Started``.
 
-        Raises ``ContextLengthExceededError``, ``InvalidRequestError`` (empty prompt, no choice, id in use), or what
-        the decoder finds wrong with the sampling parameters; the request is not queued then.
+        Raises ``ContextLengthExceededError``, ``InvalidRequestError`` (empty prompt, no choice, id in use),
+        ``UnsupportedFeatureError`` (log-probabilities of a prompt from a decoder that has none), or what the decoder
+        finds wrong with the sampling parameters; the request is not queued then.
         """
-        sampling = request.sampling
-        n_prompt = len(request.prompt)
-        if not n_prompt:
-            raise InvalidRequestError("The prompt has no tokens; give at least one.")
-        if n_prompt >= self._context_length:
-            raise ContextLengthExceededError(n_prompt, self._context_length)
-        if sampling.n < 1:
-            raise InvalidRequestError(f"n is {sampling.n}; ask for at least one choice.", param="n")
-        if request.request_id in self._generations:
-            raise InvalidRequestError(f"Request id {request.request_id!r} is in use; ids must not repeat.")
+        self._check(request)
+        sampling, n_prompt = request.sampling, len(request.prompt)
         max_tokens = self._context_length - n_prompt
         if sampling.max_tokens is not None:
             max_tokens = min(max_tokens, sampling.max_tokens)
@@ -112,15 +112,38 @@ class StepLoop:
         )
         answers = [Answer(index, rules, self._tokenizer) for index in range(sampling.n)]
         generation = _Generation(request, answers, sampling.n)
-        if max_tokens <= 0:
+        n_top = request.prompt_logprobs
+        if max_tokens <= 0 and n_top is None:
             self._answer_nothing(generation)
             return
+        generation.is_scored_only = max_tokens <= 0
         self._decoder.open(request.request_id, sampling, request.prompt)
         self._generations[request.request_id] = generation
         self._scheduler.add(
-            request.request_id, request.prompt, sampling.n, owner=request.owner, keep=request.cache_prompt
+            request.request_id,
+            request.prompt,
+            1 if generation.is_scored_only else sampling.n,
+            owner=request.owner,
+            keep=request.cache_prompt,
+            n_top=n_top,
         )
-        self._outbox.append((request.request_id, Started(n_prompt)))
+        self._outbox.append((request.request_id, Started(n_prompt, request.warnings)))
+        if n_top is not None:
+            self._outbox.append((request.request_id, first_prompt_token(request.prompt[0], self._tokenizer)))
+
+    def _check(self, request: PreparedRequest) -> None:
+        n_prompt = len(request.prompt)
+        if not n_prompt:
+            raise InvalidRequestError("The prompt has no tokens; give at least one.")
+        if n_prompt >= self._context_length:
+            raise ContextLengthExceededError(n_prompt, self._context_length)
+        if request.sampling.n < 1:
+            raise InvalidRequestError(f"n is {request.sampling.n}; ask for at least one choice.", param="n")
+        if request.request_id in self._generations:
+            raise InvalidRequestError(f"Request id {request.request_id!r} is in use; ids must not repeat.")
+        if request.prompt_logprobs is not None and not self._decoder.capabilities.can_score:
+            message = "This model's engine has no log-probabilities of prompts. Ask for those of the answer only."
+            raise UnsupportedFeatureError(message, param="logprobs")
 
     def cancel(self, request_id: str) -> None:
         """Forget a request in whatever state it is; no event of it comes out after this. Unknown ids are ignored."""
@@ -159,12 +182,16 @@ class StepLoop:
         sampled = self._decoder.collect()
         now = self._clock()
         self._pacer.observe(step.prefill_tokens, now - began_at)
+        self._tell_scores(step)
         continuing: dict[SequenceKey, list[int]] = {}
         for piece in step.plan.slices:
             for key in piece.sample:
                 generation = self._generations[key.request_id]
                 if generation.first_token_at is None:
                     generation.first_token_at = now
+                if generation.is_scored_only:
+                    self._finish_unwritten(generation, now)
+                    continue
                 answer = generation.answers[key.choice]
                 tokens = answer.take(sampled[key])
                 chunk = answer.release()
@@ -175,6 +202,20 @@ class StepLoop:
                 else:
                     self._finish(generation, answer.finished, now)
         return continuing
+
+    def _tell_scores(self, step: Step) -> None:
+        """Put out how likely the targets of the step's slices were."""
+        scores: Mapping[int, Sequence[Scored]] | None = None
+        for part, piece in zip(step.parts, step.plan.slices, strict=True):
+            if piece.targets:
+                scores = cast(ScoringDecoder, self._decoder).scores() if scores is None else scores
+                told = scored_prompt_tokens(piece.targets, scores[piece.seq], self._tokenizer)
+                self._outbox.append((part.choice.key.request_id, told))
+
+    def _finish_unwritten(self, generation: _Generation, now: float) -> None:
+        """Report the choices of a request of which only the prompt was to be evaluated."""
+        for index in range(len(generation.answers)):
+            self._finish(generation, ChoiceFinished(index, "length"), now)
 
     def _finish(self, generation: _Generation, finished: ChoiceFinished, now: float) -> None:
         """Report a complete choice, and its request when it was the last one."""
@@ -191,8 +232,9 @@ class StepLoop:
 
     def _answer_nothing(self, generation: _Generation) -> None:
         """Answer a request for no tokens: nothing is evaluated, each choice ends by its length."""
-        request_id = generation.request.request_id
-        self._outbox.append((request_id, Started(len(generation.request.prompt))))
+        request = generation.request
+        request_id = request.request_id
+        self._outbox.append((request_id, Started(len(request.prompt), request.warnings)))
         for index in range(len(generation.answers)):
             self._outbox.append((request_id, ChoiceFinished(index, "length")))
         self._outbox.append((request_id, generation.finished(self._clock())))

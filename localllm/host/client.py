@@ -1,10 +1,12 @@
-"""The client of one worker: many generations over one pipe, each with its own bounded stream."""
+"""The client of one worker: many requests over one pipe, each with its own bounded stream of events."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
+from typing import cast, get_args
 
 from localllm.contract.errors import (
     InvalidRequestError,
@@ -17,8 +19,16 @@ from localllm.contract.errors import (
 )
 from localllm.contract.generation import Failed, Finished, GenerateEvent, GenerateRequest
 from localllm.contract.model import ModelInfo
+from localllm.contract.pooling import PoolEvent, PoolFinished, PoolRequest
+from localllm.contract.texts import TextRequest, TextResult
 from localllm.contract.wire import Batch, Cancel, FromWorker, Submit, WorkerEvent
-from localllm.host.event_buffer import STREAM_BYTES, EventBuffer
+from localllm.host.event_buffer import (
+    STREAM_BYTES,
+    AnswerEvent,
+    EventBuffer,
+    pooled_answer_bytes,
+    scored_prompt_bytes,
+)
 from localllm.host.process import WorkerExit, WorkerProcess
 from localllm.host.watchdog import Watchdog
 
@@ -26,9 +36,17 @@ MAX_UNSENT_BYTES = 64 * 1024 * 1024
 """Requests that the worker does not take from its pipe may pile up to this; then more are refused."""
 
 
+Request = GenerateRequest | PoolRequest | TextRequest
+
+_GENERATION_EVENTS = frozenset(get_args(GenerateEvent))
+_POOL_EVENTS = frozenset(get_args(PoolEvent))
+_TEXT_EVENTS = frozenset({TextResult})
+_LAST_EVENTS = frozenset({Finished, PoolFinished, TextResult})
+
+
 @dataclass(frozen=True, slots=True)
 class ClientLimits:
-    """``max_queue`` is in requests, running and waiting; ``stream_bytes`` is what one reader may be behind.
+    """``max_queue`` is in requests, running and waiting; ``stream_bytes`` is what the reader of a text may be behind.
 
     ``stop_seconds`` is what a worker gets to leave by itself before it is made to.
     """
@@ -37,6 +55,14 @@ class ClientLimits:
     hang_timeout_seconds: float = 300.0
     stream_bytes: int = STREAM_BYTES
     stop_seconds: float = 5.0
+
+
+@dataclass(slots=True, eq=False)
+class _Stream:
+    """What one request has been answered and not read yet, and which events may answer it."""
+
+    buffer: EventBuffer
+    kinds: frozenset[type]
 
 
 class WorkerClient:
@@ -51,7 +77,7 @@ class WorkerClient:
         self._process = process
         self._info = info
         self._limits = limits
-        self._streams: dict[str, EventBuffer] = {}
+        self._streams: dict[str, _Stream] = {}
         self._n_requests = 0
         self._closing = False
         self._watchdog = Watchdog(limits.hang_timeout_seconds, self._on_hang)
@@ -75,34 +101,60 @@ class WorkerClient:
 
     @property
     def open_requests(self) -> int:
-        """Generations that the worker has not finished."""
+        """Requests that the worker has not finished."""
         return len(self._streams)
 
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[GenerateEvent]:
+    def generate(self, request: GenerateRequest) -> AsyncIterator[GenerateEvent]:
         """Yield the events of one generation. Closing the iterator early, or cancelling its task, cancels it.
 
         Raises ``OverloadedError``, ``UnavailableError``, ``SlowReaderError``, ``WorkerCrashedError``, and whatever the
         worker finds wrong with the request.
         """
-        request_id, stream = self._submit(request)
-        try:
-            while True:
-                event = await stream.next()
-                yield event
-                if type(event) is Finished:
-                    return
-        finally:
-            self._forget(request_id)
+        room = self._limits.stream_bytes
+        if request.prompt_logprobs is not None:
+            room += scored_prompt_bytes(self._info.context_length, request.prompt_logprobs)
+        stream = _Stream(EventBuffer(room), _GENERATION_EVENTS)
+        return cast(AsyncIterator[GenerateEvent], self._ask(request, stream))
+
+    def pool(self, request: PoolRequest) -> AsyncIterator[PoolEvent]:
+        """Yield the events of one pooling request. Closing the iterator early, or cancelling its task, cancels it.
+
+        Raises what :meth:`generate` does, but for ``SlowReaderError``: what is not read yet is kept, which is no more
+        than the vectors that were asked for.
+        """
+        dimensions = self._info.pooling.dimensions if self._info.pooling is not None else 1
+        stream = _Stream(EventBuffer(pooled_answer_bytes(len(request.inputs), dimensions)), _POOL_EVENTS)
+        return cast(AsyncIterator[PoolEvent], self._ask(request, stream))
+
+    async def convert(self, request: TextRequest) -> TextResult:
+        """Return the answer to a request about texts. Cancelling its task cancels it in the worker.
+
+        Raises what :meth:`generate` does, but for ``SlowReaderError``.
+        """
+        stream = _Stream(EventBuffer(), _TEXT_EVENTS)
+        async with aclosing(self._ask(request, stream)) as events:
+            return cast(TextResult, await anext(events))
 
     async def close(self) -> None:
-        """Let the worker go. Open generations end with ``UnavailableError``. May be called twice."""
+        """Let the worker go. Open requests end with ``UnavailableError``. May be called twice."""
         self._closing = True
         self._fail_all(UnavailableError(f"Model {self._model_id!r} is shutting down. Ask again in a moment."))
         await self._process.stop(self._limits.stop_seconds)
 
     # --- requests ---
 
-    def _submit(self, request: GenerateRequest) -> tuple[str, EventBuffer]:
+    async def _ask(self, request: Request, stream: _Stream) -> AsyncGenerator[AnswerEvent, None]:
+        request_id = self._submit(request, stream)
+        try:
+            while True:
+                event = await stream.buffer.next()
+                yield event
+                if type(event) in _LAST_EVENTS:
+                    return
+        finally:
+            self._forget(request_id)
+
+    def _submit(self, request: Request, stream: _Stream) -> str:
         self._check_open()
         self._n_requests += 1
         request_id = f"r{self._n_requests}"
@@ -111,10 +163,10 @@ class WorkerClient:
         except ProtocolError as error:
             message = f"The request can't be passed on to the model: {error.message}"
             raise InvalidRequestError(message) from error
-        stream = self._streams[request_id] = EventBuffer(self._limits.stream_bytes)
+        self._streams[request_id] = stream
         if len(self._streams) == 1:
             self._watchdog.start()
-        return request_id, stream
+        return request_id
 
     def _check_open(self) -> None:
         if self._closing:
@@ -131,7 +183,7 @@ class WorkerClient:
             raise OverloadedError(message)
 
     def _forget(self, request_id: str) -> None:
-        """Cancel a generation unless it is over already. Idempotent."""
+        """Cancel a request unless it is over already. Idempotent."""
         if self._streams.pop(request_id, None) is not None:
             self._process.send(Cancel(request_id))
             self._stop_watching_when_idle()
@@ -151,20 +203,29 @@ class WorkerClient:
             else:
                 self._deliver(request_id, stream, event)
 
-    def _deliver(self, request_id: str, stream: EventBuffer, event: WorkerEvent) -> None:
+    def _deliver(self, request_id: str, stream: _Stream, event: WorkerEvent) -> None:
         if isinstance(event, Failed):
             self._end(request_id)
-            stream.fail(LocalLLMError.from_wire(event.error))
+            stream.buffer.fail(LocalLLMError.from_wire(event.error))
             return
-        if isinstance(event, Finished):
+        if type(event) not in stream.kinds:
+            text = f"A {type(event).__name__} event came for a request of another kind."
+            raise ProtocolError(text)
+        if type(event) in _LAST_EVENTS:
             self._end(request_id)
-        if not stream.push(event):
-            self._forget(request_id)
-            message = (
-                f"The answer was read so slowly that more than {self._limits.stream_bytes} bytes of it piled up; "
-                "it was cancelled. Read the stream as it comes."
-            )
-            stream.fail(SlowReaderError(message), drop=True)
+        if not stream.buffer.push(event):
+            self._overflow(request_id, stream)
+
+    def _overflow(self, request_id: str, stream: _Stream) -> None:
+        if stream.kinds is _POOL_EVENTS:
+            text = "More vectors came than were asked for."
+            raise ProtocolError(text)
+        self._forget(request_id)
+        message = (
+            f"The answer was read so slowly that more than {self._limits.stream_bytes} bytes of it piled up; "
+            "it was cancelled. Read the stream as it comes."
+        )
+        stream.buffer.fail(SlowReaderError(message), drop=True)
 
     def _check_known(self, request_id: str) -> None:
         """Let pass what was under way when its request was cancelled; an id never given out is a broken worker."""
@@ -195,7 +256,9 @@ class WorkerClient:
         streams, self._streams = self._streams, {}
         self._watchdog.stop()
         for stream in streams.values():
-            stream.fail(LocalLLMError.from_wire(error.to_wire()))  # each its own: tracebacks grow on a raised exception
+            stream.buffer.fail(
+                LocalLLMError.from_wire(error.to_wire())
+            )  # each its own: tracebacks grow on a raised exception
 
     def _crash_error(self, exit_: WorkerExit) -> WorkerCrashedError:
         return crash_error(self._model_id, exit_)

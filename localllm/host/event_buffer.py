@@ -1,20 +1,45 @@
-"""The events of one generation that its reader has not taken yet: bounded, and merged when the reader lags."""
+"""The events of one request that its reader has not taken yet: bounded, and merged when the reader lags."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import replace
 
 from localllm.contract.errors import LocalLLMError
-from localllm.contract.generation import ChoiceFinished, Chunk, GenerateEvent
+from localllm.contract.generation import CallDelta, ChoiceFinished, Chunk, GenerateEvent, PromptLogprobs
+from localllm.contract.pooling import Pooled, PoolEvent
+from localllm.contract.texts import TextResult
+
+AnswerEvent = GenerateEvent | PoolEvent | TextResult
+
+_Piece = Chunk | CallDelta
 
 STREAM_BYTES = 256 * 1024
 """About a quarter of a million characters, or 250 tokens with 20 alternatives each, that a reader may be behind."""
 
 _MERGE_AT_EVENTS = 128
 _EVENT_BYTES = 64
+_INDEX_BYTES = 32  # a small int object and its place in a tuple
 _LOGPROB_BYTES = 48
+
+
+def pooled_answer_bytes(n_inputs: int, dimensions: int) -> int:
+    """Return a limit that the whole answer to a pooling request fits into, however it is cut into events.
+
+    A reader of vectors has use for them only once it has them all, so that it holds them itself: what it may be behind
+    is all that it asked for, and only a broken worker sends more.
+    """
+    return _EVENT_BYTES * 4 + n_inputs * (_EVENT_BYTES + _INDEX_BYTES + 4 * dimensions)
+
+
+def scored_prompt_bytes(n_tokens: int, n_top: int) -> int:
+    """Return a limit that the log-probabilities of a prompt of ``n_tokens`` fit into, however they are cut into events.
+
+    Like vectors they are no more than what was asked for, and come as fast as a prompt is read.
+    """
+    return n_tokens * (_EVENT_BYTES + _LOGPROB_BYTES * (1 + n_top))
 
 
 class EventBuffer:
@@ -22,12 +47,12 @@ class EventBuffer:
 
     def __init__(self, max_bytes: int = STREAM_BYTES) -> None:
         self._max_bytes = max_bytes
-        self._events: deque[GenerateEvent] = deque()
+        self._events: deque[AnswerEvent] = deque()
         self._bytes = 0
         self._error: LocalLLMError | None = None
         self._waiter: asyncio.Future[None] | None = None
 
-    def push(self, event: GenerateEvent) -> bool:
+    def push(self, event: AnswerEvent) -> bool:
         """Add an event; return False, with nothing added, when it would not fit."""
         cost = _cost(event)
         if self._bytes + cost > self._max_bytes:
@@ -49,7 +74,7 @@ class EventBuffer:
         self._error = error
         self._wake()
 
-    async def next(self) -> GenerateEvent:
+    async def next(self) -> AnswerEvent:
         """Wait for the next event and return it, or raise the error that ended the stream."""
         while not self._events:
             if self._error is not None:
@@ -72,17 +97,17 @@ class EventBuffer:
         self._bytes = sum(map(_cost, self._events))
 
 
-def merge_chunks(events: Iterable[GenerateEvent]) -> list[GenerateEvent]:
-    """Return the same answers in fewer events: each choice's chunks up to its end become one.
+def merge_chunks(events: Iterable[AnswerEvent]) -> list[AnswerEvent]:
+    """Return the same answers in fewer events: chunks of a choice become one, and so do the pieces of a call.
 
     The order between two choices means nothing and may change; each choice's own order is kept.
     """
-    merged: list[GenerateEvent | list[Chunk]] = []
-    runs: dict[int, list[Chunk]] = {}
+    merged: list[AnswerEvent | list[_Piece]] = []
+    runs: dict[int, list[_Piece]] = {}
     for event in events:
-        if isinstance(event, Chunk):
+        if isinstance(event, Chunk | CallDelta):
             run = runs.get(event.choice)
-            if run is None:
+            if run is None or not _goes_on(run[-1], event):
                 run = runs[event.choice] = []
                 merged.append(run)
             run.append(event)
@@ -93,21 +118,37 @@ def merge_chunks(events: Iterable[GenerateEvent]) -> list[GenerateEvent]:
     return [_join(item) if isinstance(item, list) else item for item in merged]
 
 
-def _join(run: list[Chunk]) -> Chunk:
+def _goes_on(last: _Piece, event: _Piece) -> bool:
+    """Whether two pieces of one choice can be one: text of the same region, or arguments of the same call."""
+    if isinstance(last, Chunk):
+        return isinstance(event, Chunk) and event.region == last.region
+    return isinstance(event, CallDelta) and event.index == last.index and event.name is None
+
+
+def _join(run: list[_Piece]) -> _Piece:
+    first = run[0]
     if len(run) == 1:
-        return run[0]
-    return Chunk(
-        run[0].choice,
-        "".join(chunk.text for chunk in run),
-        sum(chunk.tokens for chunk in run),
-        tuple(item for chunk in run for item in chunk.logprobs),
-    )
+        return first
+    tokens = sum(piece.tokens for piece in run)
+    logprobs = tuple(item for piece in run for item in piece.logprobs)
+    if isinstance(first, Chunk):
+        text = "".join(piece.text for piece in run if isinstance(piece, Chunk))
+        return replace(first, text=text, tokens=tokens, logprobs=logprobs)
+    arguments = "".join(piece.arguments for piece in run if isinstance(piece, CallDelta))
+    return replace(first, arguments=arguments, tokens=tokens, logprobs=logprobs)
 
 
-def _cost(event: GenerateEvent) -> int:
-    if type(event) is not Chunk:
+def _cost(event: AnswerEvent) -> int:
+    if type(event) is Pooled:
+        return _EVENT_BYTES + _INDEX_BYTES * len(event.indices) + len(event.data)
+    if type(event) is PromptLogprobs:
+        return _EVENT_BYTES + sum(_LOGPROB_BYTES * (1 + len(token.top)) for token in event.tokens)
+    if type(event) is Chunk:
+        cost = _EVENT_BYTES + len(event.text)
+    elif type(event) is CallDelta:
+        cost = _EVENT_BYTES + len(event.arguments)
+    else:
         return _EVENT_BYTES
-    cost = _EVENT_BYTES + len(event.text)
     for item in event.logprobs:
         cost += _LOGPROB_BYTES * (1 + len(item.top))
     return cost

@@ -13,7 +13,7 @@ from typing import Protocol
 from localllm.contract.backend import BackendSpec, ModelClient
 from localllm.contract.errors import ModelUnsupportedError, UnavailableError
 from localllm.contract.events import Event
-from localllm.contract.model import Mode, ModelKind, ModelSpec
+from localllm.contract.model import FITTING_KINDS, Mode, ModelKind, ModelSpec
 from localllm.host.client import ClientLimits
 from localllm.host.launch import LaunchSettings
 from localllm.host.lifecycle import ModelLifecycle
@@ -26,6 +26,13 @@ from localllm.transport.launch import WORKER_ARGV
 UNLOAD_DEADLINE_SECONDS = 30.0
 _LONGEST_SLEEP_SECONDS = 30.0
 _SHORTEST_SLEEP_SECONDS = 0.5
+_LISTED_IN_ERRORS = 20
+
+_WORK: Mapping[ModelKind, str] = {
+    ModelKind.CHAT: "write text",
+    ModelKind.EMBEDDING: "give embeddings",
+    ModelKind.RERANKER: "rank documents",
+}
 
 
 class Catalogue(Protocol):
@@ -40,8 +47,11 @@ class Catalogue(Protocol):
         """Return all models by id."""
         ...
 
-    def resolve(self, name: str | None) -> ModelSpec:
-        """Return the model that a name means. Raises ``ModelNotFoundError`` with the known ids."""
+    def resolve(self, name: str | None, kind: ModelKind) -> ModelSpec:
+        """Return the model that a name means; None is the default for what models of ``kind`` are for.
+
+        Raises ``ModelNotFoundError`` with the known ids.
+        """
         ...
 
 
@@ -95,9 +105,14 @@ class ModelRegistry:
 
     # --- what plugins see ---
 
-    def resolve(self, name: str | None, mode: Mode) -> ModelSpec:
-        """Return the model that ``name`` means. Raises ``ModelNotFoundError`` or ``ModelUnsupportedError``."""
-        spec = self._catalogue.resolve(name)
+    def resolve(self, name: str | None, mode: Mode, purpose: ModelKind | None = None) -> ModelSpec:
+        """Return the model that ``name`` means and that is fit for ``purpose``, as ``ModelAccess`` says.
+
+        Raises ``ModelNotFoundError`` or ``ModelUnsupportedError``.
+        """
+        if purpose is None and mode is Mode.GENERATE:
+            purpose = ModelKind.CHAT
+        spec = self._catalogue.resolve(name, purpose or ModelKind.EMBEDDING)
         backend = self._backends.get(spec.backend)
         if backend is None:
             enabled = ", ".join(sorted(self._backends)) or "none"
@@ -106,15 +121,14 @@ class ModelRegistry:
                 f"Enabled engines: {enabled}."
             )
             raise ModelUnsupportedError(message, param="model")
-        if mode is Mode.GENERATE and spec.kind is not ModelKind.CHAT:
-            message = f"Model {spec.id!r} is of kind {spec.kind.value!r} and can't write text. Name a chat model."
-            raise ModelUnsupportedError(message, param="model")
-        if mode not in backend.modes:
-            message = (
-                f"Model {spec.id!r} can't be loaded to {mode.value}: its engine {backend.name!r} does not do that."
-            )
-            raise ModelUnsupportedError(message, param="model")
-        return spec
+        if purpose is not None and spec.kind not in FITTING_KINDS[purpose]:
+            reason = f"is of kind {spec.kind.value!r} and can't {_WORK[purpose]}."
+        elif (why := self._why_not(spec, mode)) is not None:
+            reason = f"can't be loaded to {mode.value}: {why}."
+        else:
+            return spec
+        message = f"Model {spec.id!r} {reason} {self._alternatives(mode, purpose)}"
+        raise ModelUnsupportedError(message, param="model")
 
     @asynccontextmanager
     async def acquire(self, name: str | None, mode: Mode) -> AsyncIterator[ModelClient]:
@@ -170,6 +184,27 @@ class ModelRegistry:
     async def close(self) -> None:
         """End all workers now; requests that are still open end with ``UnavailableError``. May be called twice."""
         await self.drain(0.0)
+
+    def _why_not(self, spec: ModelSpec, mode: Mode) -> str | None:
+        """Return why the model's engine can't load it so; None where it can, as far as is known without loading."""
+        backend = self._backends[spec.backend]
+        if mode not in backend.modes:
+            return f"its engine {backend.name!r} does not do that"
+        return None if backend.refuses is None else backend.refuses(spec, mode)
+
+    def _alternatives(self, mode: Mode, purpose: ModelKind | None) -> str:
+        """Return a sentence that names the models which can; those made for it come first."""
+        kinds = list(ModelKind) if purpose is None else FITTING_KINDS[purpose]
+        able = [
+            spec.id
+            for kind in kinds
+            for spec in self._catalogue.specs().values()
+            if spec.kind is kind and spec.backend in self._backends and self._why_not(spec, mode) is None
+        ]
+        if not able:
+            return f"No model here can; put one into the models' folder {kinds[0].value}/."
+        more = f" and {len(able) - _LISTED_IN_ERRORS} more" if len(able) > _LISTED_IN_ERRORS else ""
+        return f"Models that can: {', '.join(able[:_LISTED_IN_ERRORS])}{more}."
 
     def _lifecycle(self, spec: ModelSpec, mode: Mode) -> ModelLifecycle:
         lifecycle = self._lifecycles.get((spec.id, mode))

@@ -11,8 +11,16 @@ from localllm.contract.errors import ModelFileError, ModelNotFoundError
 from localllm.contract.model import ModelDefinition, ModelKind, ModelSpec
 from localllm.models.discovery import FOLDERS, Found, HeaderCache, Stamp, examine, scan_folder, stamp
 
-DEMO_MODEL = "localllm-demo"
+DEMO_MODELS = frozenset({"localllm-demo", "localllm-demo-embed", "localllm-demo-rerank"})
+"""The bundled ones: whatever else there is of their kind comes before them."""
+
 _LISTED_IN_ERRORS = 20
+_DEFAULT_KEYS = {
+    ModelKind.CHAT: "models.default",
+    ModelKind.EMBEDDING: "models.default_embedding",
+    ModelKind.RERANKER: "models.default_reranker",
+}
+_WORK = {ModelKind.EMBEDDING: "give embeddings", ModelKind.RERANKER: "rank documents"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +28,8 @@ class CatalogOptions:
     """What the catalogue is made of.
 
     ``backend`` and ``settings`` (plain JSON) are for files that no definition names; None: no plugin can serve files.
-    ``files`` are served from wherever they lie, and the first of them is the default model. ``default`` may be an id,
-    an alias or a file name.
+    ``files`` are served from wherever they lie; the first of them is the default model, and the first of a kind that
+    kind's. ``default``, and those for embeddings and reranking, may be an id, an alias or a file name.
     """
 
     directory: Path
@@ -30,6 +38,8 @@ class CatalogOptions:
     definitions: Mapping[str, ModelDefinition] = field(default_factory=dict)
     registered: tuple[ModelSpec, ...] = ()
     default: str | None = None
+    default_embedding: str | None = None
+    default_reranker: str | None = None
     files: tuple[Path, ...] = ()
 
 
@@ -47,7 +57,7 @@ class Catalog:
         self._names: dict[str, str] = {}
         self._problems: list[str] = []
         self._broken: dict[str, str] = {}
-        self._default: str | None = None
+        self._defaults: dict[ModelKind, str | None] = {}
         self.refresh()
 
     def create_folders(self) -> None:
@@ -70,18 +80,19 @@ class Catalog:
     def default(self) -> str | None:
         """The id of the model that answers when a request names none."""
         self._refresh_if_changed()
-        return self._default
+        return self._defaults[ModelKind.CHAT]
 
-    def resolve(self, name: str | None) -> ModelSpec:
-        """Return the model that ``name`` means: an id, an alias, a file's name with or without ".gguf", None: default.
+    def resolve(self, name: str | None, kind: ModelKind = ModelKind.CHAT) -> ModelSpec:
+        """Return the model that ``name`` means: an id, an alias, a file's name with or without ".gguf".
 
-        Raises :class:`ModelNotFoundError` with the known ids, and :class:`ModelFileError` for a file that is there but
-        can't be read.
+        None is the default model for what models of ``kind`` are for. Raises :class:`ModelNotFoundError` with the known
+        ids, and :class:`ModelFileError` for a file that is there but can't be read.
         """
         self._refresh_if_changed()
-        model_id = self._default if name is None else self._lookup(name)
+        model_id = self._defaults[kind] if name is None else self._lookup(name)
         if model_id is None:
-            raise self._broken_file(self.options.default if name is None else name) or self._not_found(name)
+            wanted = self._configured_default(kind) if name is None else name
+            raise self._broken_file(wanted) or self._not_found(name, kind)
         return self._specs[model_id]
 
     def refresh(self) -> None:
@@ -103,10 +114,10 @@ class Catalog:
             if spec is not None:
                 specs[spec.id] = spec
         self._add_found(found, specs, problems)
-        first_file = self._add_files(specs, files, problems)
+        file_ids = self._add_files(specs, files, problems)
         self._specs = dict(sorted(specs.items()))
         self._names = _collect_names(self._specs, problems)
-        self._default = self._choose_default(first_file, problems)
+        self._defaults = self._choose_defaults(file_ids, problems)
         self._problems = problems
         self._headers.keep_only(files)
         self._stamps = {path: stamp(path) for path in (*self._folders(), *files)}
@@ -179,13 +190,13 @@ class Catalog:
             elif not users and self.options.backend:
                 specs[model_id] = self._spec(model, model_id, self.options.backend)
 
-    def _add_files(self, specs: dict[str, ModelSpec], files: dict[Path, None], problems: list[str]) -> str | None:
-        """Add the files named at the command line. Return the id of the first."""
-        first: str | None = None
+    def _add_files(self, specs: dict[str, ModelSpec], files: dict[Path, None], problems: list[str]) -> list[str]:
+        """Add the files named at the command line. Return their ids."""
+        ids: list[str] = []
         backend = self.options.backend
         if backend is None:
             problems += [f"{path}: no enabled plugin brings an engine for files" for path in self.options.files]
-            return None
+            return ids
         for path in map(Path.absolute, self.options.files):
             files[path] = None
             try:
@@ -202,19 +213,38 @@ class Catalog:
                 if model_id in specs:
                     problems.append(f"{specs[model_id].path}: {path} is served as {model_id!r} instead")
                 specs[model_id] = self._spec(model, model_id, backend)
-            first = first or model_id
-        return first
+            ids.append(model_id)
+        return ids
 
-    def _choose_default(self, first_file: str | None, problems: list[str]) -> str | None:
-        if first_file is not None:
-            return first_file
-        if self.options.default is not None:
-            chosen = self._lookup(self.options.default)
+    def _choose_defaults(self, file_ids: list[str], problems: list[str]) -> dict[ModelKind, str | None]:
+        first_file = file_ids[0] if file_ids else None
+        chat = first_file or self._choose_default(ModelKind.CHAT, file_ids, problems)
+        embedding = self._choose_default(ModelKind.EMBEDDING, file_ids, problems)
+        reranker = self._choose_default(ModelKind.RERANKER, file_ids, problems)
+        if reranker is None and self.options.default_reranker is None:
+            reranker = embedding  # an embedding model ranks too, by the distance of its vectors
+        return {ModelKind.CHAT: chat, ModelKind.EMBEDDING: embedding, ModelKind.RERANKER: reranker}
+
+    def _choose_default(self, kind: ModelKind, file_ids: list[str], problems: list[str]) -> str | None:
+        for model_id in file_ids:
+            if self._specs[model_id].kind is kind:
+                return model_id
+        configured = self._configured_default(kind)
+        if configured is not None:
+            chosen = self._lookup(configured)
             if chosen is None:
-                problems.append(f"models.default: there is no model {self.options.default!r}")
+                problems.append(f"{_DEFAULT_KEYS[kind]}: there is no model {configured!r}")
             return chosen
-        chat = [spec.id for spec in self._specs.values() if spec.kind is ModelKind.CHAT]
-        return min(chat, key=lambda model_id: (model_id == DEMO_MODEL, model_id), default=None)
+        fitting = [spec.id for spec in self._specs.values() if spec.kind is kind]
+        return min(fitting, key=lambda model_id: (model_id in DEMO_MODELS, model_id), default=None)
+
+    def _configured_default(self, kind: ModelKind) -> str | None:
+        options = self.options
+        return {
+            ModelKind.CHAT: options.default,
+            ModelKind.EMBEDDING: options.default_embedding,
+            ModelKind.RERANKER: options.default_reranker,
+        }[kind]
 
     def _lookup(self, name: str) -> str | None:
         for candidate in (name, name.removesuffix(".gguf")):
@@ -229,11 +259,16 @@ class Catalog:
         reason = self._broken.get(name)
         return ModelFileError(f"Model {name!r} can't be served. {reason}.", param="model") if reason else None
 
-    def _not_found(self, name: str | None) -> ModelNotFoundError:
+    def _not_found(self, name: str | None, kind: ModelKind) -> ModelNotFoundError:
         known = list(self._specs)
+        place = self.options.directory / kind.value
         if not known:
-            place = self.options.directory / ModelKind.CHAT.value
             message = f"This server has no models yet: put a GGUF file into {place}."
+        elif name is None and kind is not ModelKind.CHAT:
+            message = (
+                f"The request names no model, and there is no default one to {_WORK[kind]}: put a GGUF file into "
+                f"{place}, or set {_DEFAULT_KEYS[kind]}. Known models: {_list_ids(known)}."
+            )
         elif name is None:
             message = f"The request names no model, and there is no default one. Known models: {_list_ids(known)}."
         else:

@@ -1,25 +1,41 @@
-"""The public JSON of OpenAI's endpoints: request models and response builders, shared by the endpoint plugins."""
+"""The public JSON of OpenAI's endpoints, and of rerank beside them: request models and response builders."""
 
 from __future__ import annotations
 
 from localllm.openai.answers import response_chunks, whole_response
+from localllm.openai.best_of import best_answers
 from localllm.openai.chat import ChatCompletionRequest, parse_chat
 from localllm.openai.chat_shape import ChatShape
 from localllm.openai.completion_shape import CompletionShape
 from localllm.openai.completions import CompletionRequest, parse_completion
+from localllm.openai.embeddings import EmbeddingRequest, embedding_pieces, parse_embedding
 from localllm.openai.fan_in import merge_generations
-from localllm.openai.reply import Reply, new_reply
+from localllm.openai.reply import Reply, body_pieces, new_reply
+from localllm.openai.rerank import RerankCall, RerankRequest, TextsRerankRequest, parse_rerank
+from localllm.openai.rerank_answer import ScoredBy, Scores, rerank_pieces
 
 __all__ = [
     "ChatCompletionRequest",
     "ChatShape",
     "CompletionRequest",
     "CompletionShape",
+    "EmbeddingRequest",
     "Reply",
+    "RerankCall",
+    "RerankRequest",
+    "ScoredBy",
+    "Scores",
+    "TextsRerankRequest",
+    "best_answers",
+    "body_pieces",
+    "embedding_pieces",
     "merge_generations",
     "new_reply",
     "parse_chat",
     "parse_completion",
+    "parse_embedding",
+    "parse_rerank",
+    "rerank_pieces",
     "response_chunks",
     "whole_response",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ from localllm.contract.generation import (
     Finished,
     FinishReason,
     GenerateEvent,
+    PromptLogprobs,
     Started,
     TokenLogprob,
 )
@@ -25,11 +26,17 @@ Events = AsyncGenerator[GenerateEvent, None]
 
 @dataclass(slots=True)
 class Answer:
-    """One choice as far as it is written."""
+    """One choice as far as it is written. ``stop`` is the stop string that ended it, if one did."""
 
     text: list[str] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     reason: FinishReason | None = None
+    stop: str | None = None
+
+    @property
+    def ended_by_model(self) -> bool:
+        """Whether the model itself ended it, by a token that is no part of the text."""
+        return self.reason == "stop" and self.stop is None
 
 
 class Shape(Protocol):
@@ -37,6 +44,10 @@ class Shape(Protocol):
 
     def whole(self, choices: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Return the body of a response without ``usage``."""
+        ...
+
+    def prompt(self, event: PromptLogprobs) -> Sequence[dict[str, Any]]:
+        """Take in log-probabilities of a prompt; return the choices that show them at once in a stream, if any do."""
         ...
 
     def choice(self, index: int, answer: Answer) -> dict[str, Any]:
@@ -51,8 +62,8 @@ class Shape(Protocol):
         """Return the choice that carries a piece of text."""
         ...
 
-    def finish(self, index: int, reason: FinishReason) -> dict[str, Any]:
-        """Return the choice that ends it."""
+    def finish(self, event: ChoiceFinished) -> dict[str, Any]:
+        """Return the choice that ends an answer."""
         ...
 
     def chunk(self, choices: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -60,22 +71,40 @@ class Shape(Protocol):
         ...
 
 
-async def whole_response(shape: Shape, events: Events, *, n_choices: int) -> dict[str, Any]:
-    """Read the events to their end and return the response. Raises what the generation raises."""
-    answers = [Answer() for _ in range(n_choices)]
+async def whole_response(
+    shape: Shape,
+    events: Events,
+    *,
+    n_choices: int,
+    select: Callable[[Sequence[Answer]], Sequence[Answer]] | None = None,
+) -> dict[str, Any]:
+    """Read the events to their end and return the response. Raises what the generation raises.
+
+    ``select`` chooses the answers that are returned, of the ``n_choices`` that are written.
+    """
+    answers: Sequence[Answer] = [Answer() for _ in range(n_choices)]
+    warnings: tuple[str, ...] = ()
     async with aclosing(events):
         async for event in events:
             match event:
+                case Started():
+                    warnings = event.warnings
+                case PromptLogprobs():
+                    shape.prompt(event)
                 case Chunk():
                     answers[event.choice].text.append(event.text)
                     answers[event.choice].logprobs.extend(event.logprobs)
                 case ChoiceFinished():
                     answers[event.choice].reason = event.reason
+                    answers[event.choice].stop = event.stop
                 case Finished():
+                    if select is not None:
+                        answers = select(answers)
                     choices = [shape.choice(index, answer) for index, answer in enumerate(answers)]
                     return shape.whole(choices) | {
                         "usage": usage_fields(event.usage),
                         "timings": timings_fields(event.usage, event.timings),
+                        **_noted(warnings),
                     }
     raise cut_short()
 
@@ -92,34 +121,45 @@ async def response_chunks(
     """Yield the chunks of a stream; closing it closes ``events``.
 
     The last finish chunk waits for :class:`Finished`, because ``timings`` stand on the stream's last chunk. With
-    ``timings_per_token`` every piece of text carries how many tokens were written in how many milliseconds so far.
+    ``timings_per_token`` every piece of text carries how many tokens were written in how many milliseconds so far. The
+    first chunk carries the generation's ``warnings``, if it has any.
     """
     pace = _Pace(clock) if timings_per_token else None
     still_open = n_choices
     last: dict[str, Any] | None = None
+    unsent: dict[str, Any] = {}
+
+    def sent(chunk: dict[str, Any]) -> dict[str, Any]:
+        if unsent:
+            chunk |= unsent
+            unsent.clear()
+        return chunk
+
     async with aclosing(events):
         async for event in events:
             match event:
-                case Started():
-                    for choice in _present(shape.opening(index) for index in range(n_choices)):
-                        yield shape.chunk([choice])
+                case Started() | PromptLogprobs():
+                    if isinstance(event, Started):
+                        unsent |= _noted(event.warnings)
+                    for choice in _before_text(shape, event, n_choices):
+                        yield sent(shape.chunk([choice]))
                 case Chunk() if event.text or event.logprobs:
                     chunk = shape.chunk([shape.delta(event)])
-                    yield chunk if pace is None else chunk | pace.after(event)
+                    yield sent(chunk if pace is None else chunk | pace.after(event))
                 case ChoiceFinished():
                     still_open -= 1
-                    finish = shape.chunk([shape.finish(event.choice, event.reason)])
+                    finish = shape.chunk([shape.finish(event)])
                     if still_open:
-                        yield finish
+                        yield sent(finish)
                     else:
                         last = finish
                 case Finished() if last is not None:
                     timings = {"timings": timings_fields(event.usage, event.timings)}
                     if include_usage:
-                        yield last
+                        yield sent(last)
                         yield shape.chunk([]) | {"usage": usage_fields(event.usage)} | timings
                     else:
-                        yield last | timings
+                        yield sent(last | timings)
                     return
     raise cut_short()
 
@@ -140,8 +180,16 @@ class _Pace:
         return {"timings": predicted_fields(self._n_tokens, 1000.0 * (now - self._first_at))}
 
 
-def _present(choices: Iterable[dict[str, Any] | None]) -> list[dict[str, Any]]:
-    return [choice for choice in choices if choice is not None]
+def _noted(warnings: Sequence[str]) -> dict[str, Any]:
+    return {"warnings": list(warnings)} if warnings else {}
+
+
+def _before_text(shape: Shape, event: Started | PromptLogprobs, n_choices: int) -> Sequence[dict[str, Any]]:
+    """Return the choices of a stream that come before any text of the model's."""
+    if isinstance(event, PromptLogprobs):
+        return shape.prompt(event)
+    openings = [shape.opening(index) for index in range(n_choices)]
+    return [choice for choice in openings if choice is not None]
 
 
 def cut_short() -> ProtocolError:

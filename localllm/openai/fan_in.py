@@ -8,7 +8,17 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Final
 
-from localllm.contract.generation import ChoiceFinished, Chunk, Finished, GenerateEvent, Started, Timings, Usage
+from localllm.contract.generation import (
+    CallDelta,
+    ChoiceFinished,
+    Chunk,
+    Finished,
+    GenerateEvent,
+    PromptLogprobs,
+    Started,
+    Timings,
+    Usage,
+)
 from localllm.openai.answers import Events, cut_short
 
 _BUFFERED_EVENTS: Final = 64
@@ -19,9 +29,9 @@ _Item = tuple[int, GenerateEvent] | Exception
 async def merge_generations(generations: Sequence[Events], *, n: int) -> AsyncGenerator[GenerateEvent, None]:
     """Yield the events of all generations as those of one, whose choice ``i * n + k`` is choice k of generation i.
 
-    :class:`Started` comes once all have started, before any chunk; the token counts are summed, and of the times the
-    longest is given, because they overlap. If one generation fails, the others are cancelled and its error is raised.
-    Closing the merged iterator cancels all.
+    Prompts are counted likewise. :class:`Started` comes once all have started, before anything else; the token counts
+    are summed, a warning is given once, and of the times the longest is given, because they overlap. If one generation
+    fails, the others are cancelled and its error is raised. Closing the merged iterator cancels all.
     """
     if len(generations) == 1:
         async with aclosing(generations[0]) as only:
@@ -66,18 +76,32 @@ async def _in_order(merged: asyncio.Queue[_Item], n_generations: int, n: int) ->
             case Started():
                 started.append(event)
                 if len(started) == n_generations:
-                    yield Started(sum(one.prompt_tokens for one in started))
+                    yield _all_started(started)
                     for early in held:
                         yield early
             case Finished():
                 finished.append(event)
-            case Chunk() | ChoiceFinished():
-                renumbered = replace(event, choice=index * n + event.choice)
+            case _:
+                renumbered = _renumber(event, index, n)
                 if len(started) == n_generations:
                     yield renumbered
                 else:
                     held.append(renumbered)
     yield _total(finished)
+
+
+def _renumber(event: GenerateEvent, index: int, n: int) -> GenerateEvent:
+    match event:
+        case PromptLogprobs():
+            return replace(event, prompt=index)
+        case Chunk() | CallDelta() | ChoiceFinished():
+            return replace(event, choice=index * n + event.choice)
+    return event
+
+
+def _all_started(started: Sequence[Started]) -> Started:
+    warnings = dict.fromkeys(warning for one in started for warning in one.warnings)
+    return Started(sum(one.prompt_tokens for one in started), tuple(warnings))
 
 
 def _total(finished: Sequence[Finished]) -> Finished:
@@ -88,6 +112,7 @@ def _total(finished: Sequence[Finished]) -> Finished:
             prompt_tokens=sum(usage.prompt_tokens for usage in usages),
             completion_tokens=sum(usage.completion_tokens for usage in usages),
             cached_tokens=sum(usage.cached_tokens for usage in usages),
+            reasoning_tokens=sum(usage.reasoning_tokens for usage in usages),
         ),
         Timings(
             queue_ms=max(timing.queue_ms for timing in timings),

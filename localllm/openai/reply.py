@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -56,7 +57,7 @@ def usage_fields(usage: Usage) -> dict[str, Any]:
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-        "completion_tokens_details": {"reasoning_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
     }
 
 
@@ -82,6 +83,19 @@ def predicted_fields(n_tokens: int, milliseconds: float) -> dict[str, Any]:
         "predicted_per_token_ms": _ratio(milliseconds, n_tokens),
         "predicted_per_second": _ratio(1000.0 * n_tokens, milliseconds),
     }
+
+
+def body_pieces(body: Mapping[str, Any]) -> Iterator[bytes]:
+    """Yield the JSON of a response, with one piece for each choice or other entry of a list: some are very long."""
+    for index, (name, value) in enumerate(body.items()):
+        yield b"%b%b:" % (b"," if index else b"{", orjson.dumps(name))
+        if not isinstance(value, list):
+            yield orjson.dumps(value)
+            continue
+        for position, entry in enumerate(value):
+            yield b"%b%b" % (b"," if position else b"[", orjson.dumps(entry))
+        yield b"]" if value else b"[]"
+    yield b"}" if body else b"{}"
 
 
 def _ratio(dividend: float, divisor: float) -> float:

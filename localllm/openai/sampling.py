@@ -2,54 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from pydantic import AfterValidator, AliasChoices, Discriminator, Field, PlainValidator, Tag
 
 from localllm.contract.errors import InvalidRequestError
 from localllm.contract.generation import SamplingParams
-from localllm.openai.wire_model import FieldError, WireModel, describe
+from localllm.openai.biases import Biases, parse_logit_bias
+from localllm.openai.samplers import SamplerFields
+from localllm.openai.structured import StructuredFields
+from localllm.openai.wire_model import FieldError, WireModel
 
 MAX_CHOICES: Final = 32
 MAX_STOP_STRINGS: Final = 16
 MAX_STOP_CHARS: Final = 1024
-MAX_BIASED_TOKENS: Final = 1024
 MAX_LOGPROBS: Final = 20
-MAX_TOKEN_ID: Final = 2**31 - 1
 UNTIL_MODEL_STOPS: Final = -1
 RANDOM_SEED: Final = -1
-BAN: Final = -100.0
-
-LogitBias = tuple[tuple[int, float], ...]
-
-
-def parse_logit_bias(value: object) -> LogitBias:
-    """Return the pairs of ``{"id": bias}`` or ``[[id, bias]]``; false bans a token, the last of several biases wins."""
-    if isinstance(value, dict):
-        pairs: list[Any] = list(value.items())
-    elif isinstance(value, list):
-        pairs = value
-    else:
-        raise FieldError(f"must be an object of token ids and biases, or a list of such pairs, not {describe(value)}")
-    if len(pairs) > MAX_BIASED_TOKENS:
-        raise FieldError(f"must have at most {MAX_BIASED_TOKENS} tokens, not {len(pairs)}")
-    return tuple(dict(_bias(pair) for pair in pairs).items())
-
-
-def _bias(pair: object) -> tuple[int, float]:
-    if not isinstance(pair, list | tuple) or len(pair) != 2:
-        raise FieldError("must hold pairs of a token id and a bias")
-    token, bias = pair
-    if isinstance(token, str) and token.isascii() and token.isdecimal() and len(token) <= len(str(MAX_TOKEN_ID)):
-        token = int(token)
-    if type(token) is not int or not 0 <= token <= MAX_TOKEN_ID:
-        raise FieldError(f"must name tokens by their ids, not by {describe(token)}")
-    if bias is False:
-        return token, BAN
-    # The chained comparison is false for NaN too.
-    if isinstance(bias, bool) or not isinstance(bias, int | float) or not BAN <= bias <= -BAN:
-        raise FieldError(f"must hold biases from -100 to 100 (or false, which bans the token), not {describe(bias)}")
-    return token, float(bias)
 
 
 def _tag_stop(value: object) -> str:
@@ -79,11 +48,12 @@ class StreamOptions(WireModel):
     include_usage: bool | None = None
 
 
-class GenerationFields(WireModel):
+class GenerationFields(SamplerFields, StructuredFields):
     """Every field that chat and completions have in common. Absent and null are the same.
 
     ``seed`` may be any 64-bit integer and counts modulo 2**32; -1 draws a new one, as for llama-server.
-    ``max_tokens`` -1 means until the model stops.
+    ``max_tokens`` -1 means until the model stops. ``prompt_logprobs`` is vLLM's: the log-probabilities of each token
+    of the prompt.
     """
 
     model: str | None = Field(None, max_length=512)
@@ -102,13 +72,14 @@ class GenerationFields(WireModel):
     repeat_last_n: int = Field(
         64, ge=-1, lt=2**31, validation_alias=AliasChoices("repeat_last_n", "repeat_penalty_num")
     )
-    logit_bias: Annotated[LogitBias, PlainValidator(parse_logit_bias, dict[str, float | bool])] = ()
+    logit_bias: Annotated[Biases, PlainValidator(parse_logit_bias, dict[str, float | bool])] = Biases()
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stop: StopField | None = None
     max_tokens: TokenLimit | None = Field(None, validation_alias=AliasChoices("max_tokens", "n_predict"))
     min_tokens: int = Field(0, ge=0, lt=2**31)
     ignore_eos: bool = False
     include_stop_str_in_output: bool = False
+    prompt_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     cache_prompt: bool = True
     timings_per_token: bool = False
 
@@ -123,6 +94,11 @@ class GenerationFields(WireModel):
             raise InvalidRequestError(
                 "stream_options.include_usage is only for streams: set stream to true, or leave stream_options out.",
                 param="stream_options",
+            )
+        if self.prompt_logprobs is not None and self.stream:
+            raise InvalidRequestError(
+                "prompt_logprobs is not for streams: set stream to false, or leave prompt_logprobs out.",
+                param="prompt_logprobs",
             )
 
     def sampling_params(self, *, max_tokens: int | None, max_tokens_name: str, logprobs: int | None) -> SamplingParams:
@@ -142,7 +118,8 @@ class GenerationFields(WireModel):
             repeat_last_n=self.repeat_last_n,
             frequency_penalty=self.frequency_penalty,
             presence_penalty=self.presence_penalty,
-            logit_bias=self.logit_bias,
+            logit_bias=self.logit_bias.by_id,
+            text_bias=self.logit_bias.by_text,
             seed=None if self.seed is None or self.seed == RANDOM_SEED else self.seed % 2**32,
             n=self.n,
             max_tokens=limit,
@@ -151,4 +128,20 @@ class GenerationFields(WireModel):
             include_stop=self.include_stop_str_in_output,
             ignore_eos=self.ignore_eos,
             logprobs=logprobs,
+            stop_tokens=tuple(self.stop_token_ids),
+            allowed_tokens=None if self.allowed_token_ids is None else tuple(self.allowed_token_ids),
+            bad_words=tuple(self.bad_words),
+            typical_p=self.typical_p,
+            top_n_sigma=self.top_n_sigma,
+            xtc_probability=self.xtc_probability,
+            xtc_threshold=self.xtc_threshold,
+            dry_multiplier=self.dry_multiplier,
+            dry_base=self.dry_base,
+            dry_allowed_length=self.dry_allowed_length,
+            dry_penalty_last_n=self.dry_penalty_last_n,
+            dry_sequence_breakers=tuple(self.dry_sequence_breakers),
+            mirostat=self.mirostat,
+            mirostat_tau=self.mirostat_tau,
+            mirostat_eta=self.mirostat_eta,
+            constraint=self.constraint(),
         )

@@ -37,35 +37,22 @@ def at_most(bound: float) -> IsNeutral:
     return lambda value: isinstance(value, int | float) and value <= bound
 
 
-def _is_plain_text_format(value: object) -> bool:
-    return value == {} or (isinstance(value, Mapping) and value.get("type") == "text")
-
-
 _EMPTY: Final = one_of()
 _TOOLS: Final = "this server can't call tools"
-_STRUCTURE: Final = "this server can't hold answers to a schema or grammar"
+_STRUCTURE: Final = "put it into structured_outputs"
 _SAMPLER: Final = "this server doesn't have that sampler"
-_RULES_BY_ID: Final = "this server has no rules by token beside logit_bias"
-_PROMPT_END: Final = "answers always begin in a new assistant message"
 
 COMMON_REFUSALS: Final[Mapping[str, Refusal]] = {
-    **dict.fromkeys(
-        ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar"),
-        Refusal(_EMPTY, _STRUCTURE),
-    ),
-    **dict.fromkeys(("grammar", "json_schema", "regex", "choice", "lark"), Refusal(_EMPTY, _STRUCTURE)),
-    "response_format": Refusal(_is_plain_text_format, _STRUCTURE),
-    **dict.fromkeys(("stop_token_ids", "bad_words", "allowed_token_ids"), Refusal(_EMPTY, _RULES_BY_ID)),
-    "logits_processors": Refusal(_EMPTY, _RULES_BY_ID),
+    **dict.fromkeys(("regex", "choice", "lark", "ebnf", "structural_tag"), Refusal(_EMPTY, _STRUCTURE)),
+    **dict.fromkeys(("grammar_lazy", "grammar_triggers"), Refusal(_EMPTY, "a grammar holds from the first token on")),
+    "guided_whitespace_pattern": Refusal(_EMPTY, "white space in JSON is not settable"),
+    "logits_processors": Refusal(_EMPTY, "logit_bias, bad_words and allowed_token_ids are the rules by token"),
     "skip_special_tokens": Refusal(lambda value: value is True, "control tokens are never part of an answer's text"),
-    **dict.fromkeys(("typical_p", "typical", "tfs_z", "tfs"), Refusal(one_of(1), _SAMPLER)),
-    **dict.fromkeys(("dry_multiplier", "xtc_probability", "top_a", "dynatemp_range"), Refusal(one_of(0), _SAMPLER)),
-    **dict.fromkeys(("mirostat", "mirostat_mode"), Refusal(one_of(0), _SAMPLER)),
-    "top_n_sigma": Refusal(at_most(0), _SAMPLER),
+    **dict.fromkeys(("tfs_z", "tfs"), Refusal(one_of(1), _SAMPLER)),
+    **dict.fromkeys(("top_a", "dynatemp_range"), Refusal(one_of(0), _SAMPLER)),
     "adaptive_target": Refusal(lambda value: isinstance(value, int | float) and value < 0, _SAMPLER),
     "samplers": Refusal(_EMPTY, "the order of the samplers is fixed"),
     "use_beam_search": Refusal(_EMPTY, "this server has no beam search"),
-    "prompt_logprobs": Refusal(lambda value: value is False, "log-probabilities of the prompt are not computed"),
     "n_probs": Refusal(one_of(0), "ask by logprobs instead"),
     "post_sampling_probs": Refusal(_EMPTY, "log-probabilities are those of the unchanged logits"),
     "return_tokens": Refusal(_EMPTY, "answers are text only"),
@@ -78,8 +65,8 @@ COMMON_REFUSALS: Final[Mapping[str, Refusal]] = {
     "lora": Refusal(_EMPTY, "this server can't change a model's adapters by request"),
     **dict.fromkeys(("images", "image_data", "multimodal_data"), Refusal(_EMPTY, "this server reads text only")),
 }
-"""Fields of both generation endpoints. Parameters of a sampler that is off (``dry_base``, ``mirostat_tau``, …) change
-nothing and are ignored."""
+"""Fields of both generation endpoints. Parameters of a sampler that is off (``dynatemp_exponent``, …) change nothing
+and are ignored."""
 
 CHAT_REFUSALS: Final[Mapping[str, Refusal]] = {
     **dict.fromkeys(("tools", "functions"), Refusal(_EMPTY, _TOOLS)),
@@ -91,12 +78,25 @@ CHAT_REFUSALS: Final[Mapping[str, Refusal]] = {
     "web_search_options": Refusal(lambda value: value is False, "this server can't search the web"),
     "documents": Refusal(_EMPTY, "put the documents into a message"),
     "chat_template": Refusal(_EMPTY, "the model's own template is used"),
-    "continue_final_message": Refusal(_EMPTY, _PROMPT_END),
-    "add_generation_prompt": Refusal(lambda value: value is True, _PROMPT_END),
-    "echo": Refusal(_EMPTY, _PROMPT_END),
+    "echo": Refusal(_EMPTY, "answers are new text only"),
 }
 
-COMPLETION_REFUSALS: Final[Mapping[str, Refusal]] = {
-    **COMMON_REFUSALS,
-    "suffix": Refusal(_EMPTY, "this server can't fill in the middle"),
+COMPLETION_REFUSALS: Final[Mapping[str, Refusal]] = COMMON_REFUSALS
+
+EMBEDDING_REFUSALS: Final[Mapping[str, Refusal]] = {
+    **dict.fromkeys(
+        ("prompt_name", "prompt", "input_type", "task"),
+        Refusal(_EMPTY, "put the words that the model wants before a text into the text itself"),
+    ),
+    "truncate_prompt_tokens": Refusal(_EMPTY, "truncate cuts texts to the model's context"),
+    "truncation_direction": Refusal(one_of("right", "Right"), "texts are cut at their end"),
+    "embd_normalize": Refusal(one_of(2), "vectors are scaled to length 1, or left alone by normalize false"),
+    "modality": Refusal(one_of("text"), "this server reads text only"),
+}
+
+RERANK_REFUSALS: Final[Mapping[str, Refusal]] = {
+    "truncation_direction": Refusal(one_of("right", "Right"), "documents are cut at their end"),
+    "relevant_spans": Refusal(_EMPTY, "documents are scored as a whole"),
+    "return_embeddings": Refusal(_EMPTY, "ask /v1/embeddings for vectors"),
+    **dict.fromkeys(("instruction", "instruct"), Refusal(_EMPTY, "the model's own instruction is used")),
 }

@@ -34,9 +34,12 @@ async def read_json(request: Request) -> dict[str, Any]:
     check_content_type(request.headers.get("content-type"))
     body = await request.body()
     check_nesting(body)
-    if len(body) > LARGE_BYTES:
-        await asyncio.sleep(0)  # two short stops of the event loop instead of one
-    return parse_object(body)
+    if len(body) <= LARGE_BYTES:
+        return parse_object(body)
+    await asyncio.sleep(0)  # with what the caller makes of it, three short stops of the event loop instead of one
+    value = parse_object(body)
+    await asyncio.sleep(0)
+    return value
 
 
 def check_content_type(content_type: str | None) -> None:

@@ -21,6 +21,11 @@ class ModelState(Protocol):
         ...
 
     @property
+    def mode(self) -> Mode:
+        """What it is, or was to be, loaded for."""
+        ...
+
+    @property
     def state(self) -> str:
         """The word for callers: unloaded, loading, ready, draining or failed."""
         ...
@@ -71,12 +76,17 @@ def default_model(models: ModelAccess) -> str | None:
 
 
 def states_by_id(host: ModelHost) -> dict[str, ModelState]:
-    """Return one state for each model that was asked for: that of a loaded mode, if one is."""
+    """Return one state for each model that was asked for: of two modes the one that is loaded, or that generates."""
     states: dict[str, ModelState] = {}
     for state in host.status():
-        if state.id not in states or state.info is not None:
+        known = states.get(state.id)
+        if known is None or _precedence(state) > _precedence(known):
             states[state.id] = state
     return states
+
+
+def _precedence(state: ModelState) -> tuple[bool, bool]:
+    return state.info is not None, state.mode is Mode.GENERATE
 
 
 def model_object(spec: ModelSpec, state: ModelState | None) -> dict[str, Any]:

@@ -29,6 +29,8 @@ class RequestRecord:
     model: str | None = None
     usage: Usage | None = None
     timings: Timings | None = None
+    pooled_tokens: int | None = None  # of texts that were turned into vectors or scores
+    pooling_ms: float = 0.0  # by the worker's clock
     unfinished: Usage | None = None  # of generations that ended early; what they took from the cache is not known
     first_token_at: float | None = None
     finish: str | None = None
@@ -53,10 +55,17 @@ class RequestRecord:
         before = self.unfinished or Usage(0, 0)
         self.unfinished = Usage(before.prompt_tokens + prompt_tokens, before.completion_tokens + completion_tokens)
 
+    def add_pooling(self, prompt_tokens: int, compute_ms: float = 0.0) -> None:
+        """Count texts that are being pooled; an endpoint may pool several times in one request."""
+        self.pooled_tokens = prompt_tokens + (self.pooled_tokens or 0)
+        self.pooling_ms += compute_ms
+
     @property
     def prompt_tokens(self) -> int | None:
-        """Tokens of all prompts; None while no generation has started."""
+        """Tokens of all prompts and texts; None while no generation and no pooling has started."""
         counts = [usage.prompt_tokens for usage in (self.usage, self.unfinished) if usage is not None]
+        if self.pooled_tokens is not None:
+            counts.append(self.pooled_tokens)
         return sum(counts) if counts else None
 
     @property
@@ -72,7 +81,9 @@ class RequestRecord:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Decoding speed as the worker's clock saw it."""
+        """Decoding speed, or that of pooling, as the worker's clock saw it."""
+        if self.pooled_tokens is not None and self.pooling_ms > 0:
+            return self.pooled_tokens / self.pooling_ms * 1000
         if self.usage is None or self.timings is None or self.timings.predicted_ms <= 0:
             return None
         return self.usage.completion_tokens / self.timings.predicted_ms * 1000

@@ -6,14 +6,15 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from localllm.config.layers import DEFAULT_FILE, Layers
 from localllm.config.load import check_config
+from localllm.contract.backend import LoadRequest, ModelClient
 from localllm.contract.errors import ModelNotFoundError, ModelUnsupportedError
 from localllm.contract.generation import (
     ChoiceFinished,
@@ -25,10 +26,22 @@ from localllm.contract.generation import (
     Timings,
     Usage,
 )
-from localllm.contract.model import Mode, ModelInfo, ModelKind, ModelSpec
+from localllm.contract.model import FITTING_KINDS, Mode, ModelInfo, ModelKind, ModelSpec
+from localllm.contract.pooling import (
+    Pooled,
+    PoolEvent,
+    PoolFinished,
+    PoolingInfo,
+    PoolRequest,
+    PoolStarted,
+)
+from localllm.contract.texts import TextRequest, TextResult
 from localllm.plugin_discovery import GROUP
 from localllm.plugin_manager import PluginManager, load_plugins
 from localllm.server.app import build_app
+from localllm.testing.decoders import load_fake
+from localllm.testing.scripted_pooling import SCRIPTED_DIMENSIONS, scripted_counts, scripted_output
+from localllm.worker.texts import answer_text
 
 if TYPE_CHECKING:
     import httpx
@@ -42,12 +55,25 @@ class ScriptedModel:
 
     Put answers into ``answers``, oldest first; an exception among them is raised instead. When none is left it says
     ``"Hello there"``. Every choice of a request says the same. ``requests`` are those that reached the model.
+
+    Texts and pairs are pooled as :mod:`localllm.testing.scripted_pooling` says, and ``pool_requests`` are those that
+    reached the model. An exception at the head of ``answers`` is raised here too. ``batch_texts`` is how many texts
+    one event brings. ``pool_gate`` is waited for after each of them.
+
+    A token is a byte, as :mod:`localllm.testing.byte_text` says, and ``text_requests`` are those about texts.
+    ``text_gate`` is waited for before an answer.
     """
 
     def __init__(self) -> None:
         self.info = ModelInfo(context_length=2048, n_vocab=256, has_chat_template=True)
         self.answers: deque[str | Exception] = deque()
         self.requests: list[GenerateRequest] = []
+        self.pool_requests: list[PoolRequest] = []
+        self.pool_gate: asyncio.Event | None = None
+        self.text_requests: list[TextRequest] = []
+        self.text_gate: asyncio.Event | None = None
+        self._texts = load_fake(LoadRequest(SCRIPTED_MODEL.id, None, Mode.GENERATE))
+        self.batch_texts = 4
         self.n_open = 0
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[GenerateEvent]:
@@ -59,6 +85,38 @@ class ScriptedModel:
             for event in _script(answer, request.sampling.n):
                 await asyncio.sleep(0)
                 yield event
+        finally:
+            self.n_open -= 1
+
+    async def pool(self, request: PoolRequest) -> AsyncIterator[PoolEvent]:
+        """Yield the vectors, or the scores, of all inputs: the longest first, as a real model's batches bring them."""
+        self.pool_requests.append(request)
+        if self.answers and isinstance(self.answers[0], Exception):
+            raise cast("Exception", self.answers.popleft())
+        self.n_open += 1
+        try:
+            counts, truncated = scripted_counts(request, self.info.context_length)
+            yield PoolStarted(sum(counts))
+            order = sorted(range(len(counts)), key=lambda index: -counts[index])
+            for start in range(0, len(order), self.batch_texts):
+                await asyncio.sleep(0)
+                indices = tuple(order[start : start + self.batch_texts])
+                yield Pooled(indices, b"".join(scripted_output(request, request.inputs[index]) for index in indices))
+                if self.pool_gate is not None:
+                    await self.pool_gate.wait()
+            yield PoolFinished(sum(counts), truncated, compute_ms=1.0)
+        finally:
+            self.n_open -= 1
+
+    async def convert(self, request: TextRequest) -> TextResult:
+        """Return what a fake model makes of texts."""
+        self.text_requests.append(request)
+        if self.answers and isinstance(self.answers[0], Exception):
+            raise cast("Exception", self.answers.popleft())
+        self.n_open += 1
+        try:
+            await (asyncio.sleep(0) if self.text_gate is None else self.text_gate.wait())
+            return answer_text(request, self._texts)
         finally:
             self.n_open -= 1
 
@@ -81,33 +139,53 @@ def _script(answer: str | Exception, n_choices: int) -> list[GenerateEvent]:
     ]
 
 
+class _Pooling:
+    """The scripted model as it is when loaded to pool."""
+
+    def __init__(self, model: ScriptedModel, kind: ModelKind) -> None:
+        ranks = kind is ModelKind.RERANKER
+        pooling = PoolingInfo("rank", 1, "logit") if ranks else PoolingInfo("mean", SCRIPTED_DIMENSIONS)
+        self.info = replace(model.info, pooling=pooling)
+        self.generate = model.generate
+        self.pool = model.pool
+        self.convert = model.convert
+        self.close = model.close
+
+
 class ScriptedModels:
-    """Stands for the registry: all ``specs`` are loaded, and one :class:`ScriptedModel` answers for them all."""
+    """Stands for the registry: all ``specs`` are loaded, and one :class:`ScriptedModel` answers for them all.
+
+    A model of kind "reranker" has a classification head that gives logits.
+    """
 
     def __init__(self, specs: Sequence[ModelSpec] = (SCRIPTED_MODEL,)) -> None:
         self.specs = list(specs)
         self.model = ScriptedModel()
         self.n_acquired = 0
 
-    def resolve(self, name: str | None, mode: Mode) -> ModelSpec:
-        """Return the model of this id or alias; None is the first."""
-        found = [spec for spec in self.specs if name in (None, spec.id, *spec.aliases)]
+    def resolve(self, name: str | None, mode: Mode, purpose: ModelKind | None = None) -> ModelSpec:
+        """Return the model of this id or alias; None is the first that is fit, those made for the purpose before."""
+        purpose = purpose or (ModelKind.CHAT if mode is Mode.GENERATE else None)
+        kinds = list(ModelKind) if purpose is None else FITTING_KINDS[purpose]
+        found = [spec for spec in self.specs if name in (spec.id, *spec.aliases)]
+        if name is None:
+            found = [spec for kind in kinds for spec in self.specs if spec.kind is kind]
         if not found:
             known = [spec.id for spec in self.specs]
             message = f"There is no model {name!r}. Known models: {', '.join(known)}."
             raise ModelNotFoundError(message, param="model", detail={"models": known})
-        if (found[0].kind is ModelKind.CHAT) != (mode is Mode.GENERATE):
-            message = f"Model {found[0].id!r} is of kind {found[0].kind.value!r} and can't {mode.value}."
+        if found[0].kind not in kinds:
+            message = f"Model {found[0].id!r} is of kind {found[0].kind.value!r} and can't do that."
             raise ModelUnsupportedError(message, param="model")
         return found[0]
 
     @asynccontextmanager
-    async def acquire(self, name: str | None, mode: Mode) -> AsyncIterator[ScriptedModel]:
+    async def acquire(self, name: str | None, mode: Mode) -> AsyncIterator[ModelClient]:
         """Lend the model; ``n_acquired`` counts those who have it."""
-        self.resolve(name, mode)
+        spec = self.resolve(name, mode)
         self.n_acquired += 1
         try:
-            yield self.model
+            yield self.model if mode is Mode.GENERATE else _Pooling(self.model, spec.kind)
         finally:
             self.n_acquired -= 1
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from localllm.contract.decoder import InfillTokens
 from localllm.contract.errors import InvalidRequestError
 
-N_VOCAB = 258
-_SPECIAL = {"<|end|>": 256, "<|begin|>": 257}
+N_VOCAB = 261
+_SPECIAL = {"<|end|>": 256, "<|begin|>": 257, "<|prefix|>": 258, "<|suffix|>": 259, "<|middle|>": 260}
 _SPECIAL_PATTERN = re.compile("(" + "|".join(re.escape(text) for text in _SPECIAL) + ")")
 
 
 class ByteTokenizer:
-    """Token id = byte value; 256 ends an answer, 257 begins a prompt. Safe in any thread: it has no state."""
+    """Token id = byte value; 256 ends an answer, 257 begins a prompt, three more fill gaps.
+
+    Safe in any thread: it has no state.
+    """
 
     def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Return the bytes of ``text``, with 257 in front for ``add_special``."""
@@ -28,6 +32,15 @@ class ByteTokenizer:
     def piece(self, token: int) -> bytes:
         """Return the byte; nothing for the special tokens."""
         return bytes([token]) if token < 256 else b""
+
+    def spelling(self, token: int) -> bytes:
+        """Return the byte, or the special token as it is written."""
+        return self.piece(token) or next((text.encode() for text, known in _SPECIAL.items() if known == token), b"")
+
+    @property
+    def infill_tokens(self) -> InfillTokens:
+        """Three of the special tokens."""
+        return InfillTokens(_SPECIAL["<|prefix|>"], _SPECIAL["<|suffix|>"], _SPECIAL["<|middle|>"])
 
 
 class PlainRenderer:

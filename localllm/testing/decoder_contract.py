@@ -14,94 +14,15 @@ The decoder's memory is empty before a check and after it, and two sequences or 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import cast
 
-from localllm.contract.decoder import Clear, Copy, Decoder, Op, Plan, Sampled, SequenceKey, Slice, Truncate
+from localllm.contract.decoder import Clear, Copy, Decoder, Scored, ScoringDecoder, SequenceKey, Slice, Truncate
 from localllm.contract.generation import SamplingParams
+from localllm.testing.follower import GREEDY, N_DRAWN, Follower, following, run_plan
 
 Check = Callable[[Decoder, Sequence[int]], None]
-
-GREEDY = SamplingParams(temperature=0.0)
-N_DRAWN = 6
-"""Tokens that each answer is followed for."""
-
-
-def run_plan(decoder: Decoder, *slices: Slice, ops: Sequence[Op] = ()) -> dict[SequenceKey, list[Sampled]]:
-    """Submit one plan and collect it; exactly the keys of its slices must have drawn."""
-    decoder.submit(Plan(tuple(ops), slices))
-    drawn = {key: list(sampled) for key, sampled in decoder.collect().items()}
-    assert drawn.keys() == {key for part in slices for key in part.sample}, "other choices drew than were asked to"
-    assert all(drawn.values()), "a choice was asked to draw and drew nothing"
-    return drawn
-
-
-@dataclass
-class Follower:
-    """Writes one answer: holds a sequence, a request of one choice, and what was drawn for it."""
-
-    decoder: Decoder
-    prompt: list[int]
-    seq: int
-    request_id: str
-    held: int = 0
-    answer: list[int] = field(default_factory=list)
-    is_over: bool = False
-
-    @property
-    def key(self) -> SequenceKey:
-        """The only choice of the request."""
-        return SequenceKey(self.request_id, 0)
-
-    def prefill(self, *, until: int | None = None, chunk: int | None = None, ops: Sequence[Op] = ()) -> None:
-        """Evaluate the prompt, or its first ``until`` tokens, in chunks; the whole prompt draws a token."""
-        end = len(self.prompt) if until is None else until
-        size = min(chunk or end, self.decoder.capabilities.n_batch)
-        while self.held < end:
-            part = self.next_slice(self.prompt[self.held : min(self.held + size, end)])
-            self.take(run_plan(self.decoder, part, ops=ops))
-            ops = ()
-
-    def next_slice(self, tokens: Sequence[int]) -> Slice:
-        """Return the slice that evaluates ``tokens`` next; the prompt's last token, and those of the answer, draw."""
-        start, self.held = self.held, self.held + len(tokens)
-        return Slice(self.seq, start, tuple(tokens), (self.key,) if self.held >= len(self.prompt) else ())
-
-    def decode_slice(self) -> Slice:
-        """Return the slice that evaluates what was drawn and is not evaluated yet."""
-        return self.next_slice(self.answer[self.held - len(self.prompt) :])
-
-    def take(self, drawn: dict[SequenceKey, list[Sampled]]) -> None:
-        """Append what was drawn."""
-        for sampled in drawn.get(self.key, ()):
-            self.is_over = self.is_over or sampled.is_end
-            self.answer.append(sampled.token)
-
-    def decode(self) -> list[int]:
-        """Go on until ``N_DRAWN`` tokens are there, or the answer ends; return them."""
-        while len(self.answer) < N_DRAWN and not self.is_over:
-            self.take(run_plan(self.decoder, self.decode_slice()))
-        return self.answer[:N_DRAWN]
-
-
-@contextmanager
-def following(
-    decoder: Decoder,
-    prompt: Sequence[int],
-    *,
-    seq: int = 0,
-    held: int = 0,
-    sampling: SamplingParams = GREEDY,
-    request_id: str = "follower",
-) -> Iterator[Follower]:
-    """Open a request for ``prompt`` on ``seq``, which holds ``held`` of its tokens; close and empty it afterwards."""
-    decoder.open(request_id, sampling, prompt)
-    try:
-        yield Follower(decoder, list(prompt), seq, request_id, held)
-    finally:
-        decoder.close(request_id)
-        run_plan(decoder, ops=(Clear(seq),))
 
 
 def _fresh_answer(decoder: Decoder, prompt: Sequence[int], *, sampling: SamplingParams = GREEDY) -> list[int]:
@@ -290,6 +211,37 @@ def check_log_probabilities_come_when_asked_for(decoder: Decoder, tokens: Sequen
             assert sampled.top[0] == (sampled.token, sampled.logprob), "greedy chooses the most likely token"
 
 
+def _scores(decoder: Decoder, tokens: Sequence[int], chunk: int) -> tuple[list[Scored], int]:
+    """Score all of a prompt but its first token, in chunks, and return what that gave and what was drawn at its end."""
+    scored: list[Scored] = []
+    with following(decoder, tokens) as follower:
+        for start in range(0, len(tokens), chunk):
+            targets = tuple(tokens[start + 1 : start + chunk + 1])
+            part = follower.next_slice(tokens[start : start + chunk])
+            follower.take(run_plan(decoder, replace(part, targets=targets, n_top=3)))
+            scored += cast(ScoringDecoder, decoder).scores()[part.seq] if targets else ()
+        return scored, follower.answer[0]
+
+
+def check_a_prompt_is_scored_in_any_chunks(decoder: Decoder, tokens: Sequence[int]) -> None:
+    """Each token after the first has its log-probability and the most likely ones; what is drawn stays the same."""
+    capabilities = decoder.capabilities
+    if not capabilities.can_score:
+        return
+    most = min(len(tokens), capabilities.n_batch, capabilities.n_outputs_max)
+    whole, drawn = _scores(decoder, tokens, most)
+    assert len(whole) == len(tokens) - 1
+    assert drawn == _fresh_answer(decoder, tokens)[0]
+    for scored in whole:
+        assert scored.logprob <= 0
+        assert [value for _, value in scored.top] == sorted((value for _, value in scored.top), reverse=True)
+        assert len({token for token, _ in scored.top}) == len(scored.top) == 3
+    for chunk in (1, min(5, most)):
+        again, drawn_again = _scores(decoder, tokens, chunk)
+        assert drawn_again == drawn
+        assert all(abs(one.logprob - other.logprob) < 0.2 for one, other in zip(whole, again, strict=True))
+
+
 def check_a_closed_request_is_gone(decoder: Decoder, tokens: Sequence[int]) -> None:
     """Its id can be opened again, with nothing left of the first one's state."""
     sampling = SamplingParams(temperature=1.0, seed=3)
@@ -312,5 +264,6 @@ CHECKS: tuple[Check, ...] = (
     check_a_seed_repeats_its_answer,
     check_a_banned_token_is_not_drawn,
     check_log_probabilities_come_when_asked_for,
+    check_a_prompt_is_scored_in_any_chunks,
     check_a_closed_request_is_gone,
 )

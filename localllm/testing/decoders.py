@@ -5,20 +5,15 @@ All factories take the keys of :class:`FakeSettings` as the model's settings, an
 
 from __future__ import annotations
 
-import ctypes
-import os
-import signal
-import sys
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, cast
+from typing import Any
 
 from localllm.contract.backend import LoadRequest
-from localllm.contract.decoder import Capabilities, Decoder, KvLayout, PromptRenderer, Tokenizer
-from localllm.contract.errors import ModelLoadError
+from localllm.contract.decoder import Capabilities, ConstraintCompiler, Decoder, KvLayout, PromptRenderer, Tokenizer
 from localllm.contract.model import ModelInfo
 from localllm.testing.byte_text import N_VOCAB, ByteTokenizer, PlainRenderer
+from localllm.testing.fake_constraints import FakeConstraints
 from localllm.testing.fake_decoder import (
     END_TOKEN,
     CrashingDecoder,
@@ -28,6 +23,7 @@ from localllm.testing.fake_decoder import (
     WrappedDecoder,
 )
 from localllm.testing.fake_memory import ContractViolation, FakeMemory
+from localllm.testing.faults import FaultSettings
 
 __all__ = [
     "END_TOKEN",
@@ -51,11 +47,8 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True)
-class FakeSettings:
-    """What a fake model can be told. Plain JSON; faults are off unless set.
-
-    Signals are given by name ("SIGSEGV"); as ``crash_signal``, "raise" raises an exception instead.
-    """
+class FakeSettings(FaultSettings):
+    """What a fake model that writes can be told, besides its faults. Plain JSON."""
 
     context_length: int = 512
     n_cells: int = 4096
@@ -68,27 +61,10 @@ class FakeSettings:
     copy_cost_tokens: int = 0
     n_outputs_max: int = 256
     step_seconds: float = 0.2
+    can_score: bool = True
+    can_constrain: bool = True  # constraints are taken, and change nothing
     end_one_in: int = 0  # one in so many tokens ends the answer; 0: it goes on to its limit
     text: str | None = None  # what an echo answers in place of the prompt
-    step_delay_seconds: float = 0.0
-    load_delay_seconds: float = 0.0
-    noise: str | None = None  # written to file descriptor 1 while loading and in each step, as native code might
-    last_words: str | None = None  # written to stderr before a crash
-    crash_after_steps: int | None = None
-    crash_signal: str = "SIGSEGV"
-    hang_after_steps: int | None = None
-    hang_holds_gil: bool = False  # hang in native code that lets no other thread run
-    fail_load: str | None = None  # raise ModelLoadError with this message
-    crash_on_load: str | None = None  # a signal's name
-    crash_unless_safe_mode: str | None = None  # a signal's name: as a miscompiled library does at its self-test
-
-    @staticmethod
-    def read(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> FakeSettings:
-        """Check the names and lay the settings over the defaults."""
-        known = {field.name for field in fields(FakeSettings)}
-        if unknown := sorted(settings.keys() - known):
-            raise ModelLoadError(f"A fake model has no setting {unknown[0]!r}; it has: {', '.join(sorted(known))}.")
-        return FakeSettings(**{**defaults, **settings})
 
     def capabilities(self) -> Capabilities:
         """Return the memory that these settings describe."""
@@ -104,6 +80,7 @@ class FakeModel:
     decoder: Decoder
     tokenizer: Tokenizer
     renderer: PromptRenderer | None
+    constraints: ConstraintCompiler | None = None
 
     def close(self) -> None:
         """Nothing to free."""
@@ -145,46 +122,14 @@ def _load_faulty(request: LoadRequest, defaults: Mapping[str, Any]) -> FakeModel
 def _prepare(request: LoadRequest, defaults: Mapping[str, Any]) -> FakeSettings:
     """Read the settings, and meet the end that they have in store for loading."""
     settings = FakeSettings.read(request.settings, defaults)
-    if settings.noise is not None:
-        os.write(1, settings.noise.encode())
-    if settings.load_delay_seconds:
-        threading.Event().wait(settings.load_delay_seconds)
-    if settings.fail_load is not None:
-        raise ModelLoadError(settings.fail_load)
-    if settings.crash_on_load is not None:
-        _die(settings.crash_on_load, settings.last_words)
-    if settings.crash_unless_safe_mode is not None and not request.safe_mode:
-        _die(settings.crash_unless_safe_mode, settings.last_words)
+    settings.meet_load_faults(request)
     return settings
 
 
 def _model(settings: FakeSettings, decoder: Decoder) -> FakeModel:
     """Put the faults that are asked for around a decoder."""
-    noise, delay = settings.noise, settings.step_delay_seconds
-    if noise is not None:
-        decoder = SlowDecoder(decoder, lambda: os.write(1, noise.encode()))
-    if delay:
-        decoder = SlowDecoder(decoder, lambda: threading.Event().wait(delay))
-    if settings.hang_after_steps is not None:
-        decoder = CrashingDecoder(decoder, settings.hang_after_steps, _hang(settings.hang_holds_gil))
-    if settings.crash_after_steps is not None:
-        crash_signal, last_words = settings.crash_signal, settings.last_words
-        decoder = CrashingDecoder(decoder, settings.crash_after_steps, lambda: _die(crash_signal, last_words))
+    for after_steps, call in settings.step_faults():
+        decoder = CrashingDecoder(decoder, after_steps, call)
     info = ModelInfo(settings.context_length, N_VOCAB, description="fake", has_chat_template=True)
-    return FakeModel(info, decoder, ByteTokenizer(), PlainRenderer())
-
-
-def _hang(holds_gil: bool) -> Callable[[], object]:
-    if not holds_gil:
-        return threading.Event().wait
-    return cast("Callable[[], object]", ctypes.PyDLL(None).pause)  # PyDLL, unlike CDLL, keeps the GIL
-
-
-def _die(how: str, last_words: str | None) -> None:
-    if last_words is not None:
-        sys.stderr.write(last_words + "\n")
-        sys.stderr.flush()
-    if how == "raise":
-        raise RuntimeError("the fake decoder was told to raise")
-    os.kill(os.getpid(), signal.Signals[how])
-    threading.Event().wait()  # the signal may take a moment to arrive
+    constraints = FakeConstraints() if settings.can_constrain else None
+    return FakeModel(info, decoder, ByteTokenizer(), PlainRenderer(), constraints)

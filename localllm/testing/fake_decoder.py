@@ -5,8 +5,18 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
-from localllm.contract.decoder import Capabilities, Decoder, Plan, Sampled, SequenceKey
+from localllm.contract.decoder import (
+    Capabilities,
+    Decoder,
+    Plan,
+    Sampled,
+    Scored,
+    ScoringDecoder,
+    SequenceKey,
+    Slice,
+)
 from localllm.contract.generation import SamplingParams
 from localllm.testing.fake_memory import FakeMemory, mix, violated
 
@@ -50,6 +60,7 @@ class FakeDecoder:
         self._tokens_per_draw = tokens_per_draw
         self._samplers: dict[str, list[FakeSampler]] = {}
         self._submitted: Plan | None = None
+        self._collected: Plan | None = None
 
     @property
     def capabilities(self) -> Capabilities:
@@ -82,13 +93,14 @@ class FakeDecoder:
             violated("an empty plan")
         self.memory.run(plan)
         self.plans.append(plan)
-        self._submitted = plan
+        self._submitted, self._collected = plan, None
 
     def collect(self) -> Mapping[SequenceKey, Sequence[Sampled]]:
         """Draw for each key of the submitted plan."""
         plan, self._submitted = self._submitted, None
         if plan is None:
             violated("nothing was submitted")
+        self._collected = plan
         drawn: dict[SequenceKey, Sequence[Sampled]] = {}
         for part in plan.slices:
             row_hash = self.memory.hash_after(part.seq, part.start + len(part.tokens))
@@ -97,6 +109,13 @@ class FakeDecoder:
                     violated(f"{key} draws twice in one plan")
                 drawn[key] = self._draw(self._sampler(key), row_hash)
         return drawn
+
+    def scores(self) -> Mapping[int, Sequence[Scored]]:
+        """Score the targets of the collected plan by hashes of all tokens up to them."""
+        plan, self._collected = self._collected, None
+        if plan is None or not any(part.targets for part in plan.slices):
+            violated("scores of a plan that was not collected just now, or has no targets")
+        return {part.seq: self._score(part) for part in plan.slices if part.targets}
 
     def close(self, request_id: str) -> None:
         """Forget the state of each choice."""
@@ -115,6 +134,15 @@ class FakeDecoder:
         banned = {token for token, bias in sampling.logit_bias if bias <= -100}
         letters = [letter for letter in self._alphabet if letter not in banned]
         return letters[mix(state, 3) % len(letters)]
+
+    def _score(self, part: Slice) -> list[Scored]:
+        scored: list[Scored] = []
+        for length, target in enumerate(part.targets, part.start + 1):
+            state = mix(self.memory.hash_after(part.seq, length), 4)
+            letters = list(dict.fromkeys(self._alphabet))[: part.n_top]
+            top = tuple((letter, -0.5 - rank) for rank, letter in enumerate(letters))
+            scored.append(Scored(-(mix(state, target) % 1000) / 100, top))
+        return scored
 
     def _sampler(self, key: SequenceKey) -> FakeSampler:
         samplers = self._samplers.get(key.request_id)
@@ -185,6 +213,10 @@ class WrappedDecoder:
         self.before_step()
         self.n_steps += 1
         return self._decoder.collect()
+
+    def scores(self) -> Mapping[int, Sequence[Scored]]:
+        """Pass on, where the wrapped decoder can score."""
+        return cast(ScoringDecoder, self._decoder).scores()
 
     def close(self, request_id: str) -> None:
         """Pass on."""

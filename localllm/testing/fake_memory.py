@@ -117,11 +117,21 @@ class FakeMemory:
         capabilities = self._capabilities
         if plan.n_tokens > capabilities.n_batch:
             violated(f"a plan of {plan.n_tokens} tokens, but n_batch is {capabilities.n_batch}")
-        n_rows = sum(bool(part.sample) for part in plan.slices)
+        n_rows = sum(part.n_rows for part in plan.slices)
         if n_rows > capabilities.n_outputs_max:
             violated(f"a plan with {n_rows} output rows, but n_outputs_max is {capabilities.n_outputs_max}")
         if len({part.seq for part in plan.slices}) < len(plan.slices):
             violated(f"two slices of one sequence in {plan}")
+        for part in plan.slices:
+            self._check_targets(part)
+
+    def _check_targets(self, part: Slice) -> None:
+        if part.targets and not self._capabilities.can_score:
+            violated(f"{part} has targets, but this decoder can't score")
+        if len(part.targets) > len(part.tokens) - bool(part.sample):
+            violated(f"{part} has more targets than rows to score them by")
+        if part.targets[: len(part.tokens) - 1] != part.tokens[1 : len(part.targets) + 1]:
+            violated(f"{part} has targets that are not the tokens after those that it evaluates")
 
     def _append(self, part: Slice) -> None:
         held = self.held(part.seq)

@@ -36,7 +36,7 @@ _INT8_STD = 73.3  # standard deviation of integers drawn evenly from -127 .. 127
 
 
 @dataclass(frozen=True, slots=True)
-class _Weights:
+class RandomWeights:
     """Random tensors of one file, in the wanted precision."""
 
     writer: Any
@@ -92,22 +92,26 @@ def write_tiny_llama(
     tie_embeddings: bool = False,
     chat_template: str | None = CHATML_TEMPLATE,
     add_bos: bool = False,
+    pooling_type: int | None = None,
     metadata: dict[str, float | int | str] | None = None,
 ) -> Path:
     """Write a Llama model with random weights to ``path`` and return it.
 
+    ``pooling_type`` makes it an embedding model, by llama.cpp's numbers (3: the last token's vector).
     ``metadata`` adds header keys, for instance ``{"general.sampling.temp": 0.5}``; its Python types choose float32,
-    int32 or string. A model like the 135 M ones takes 30 layers, ``n_embd`` 576, ``n_ff`` 1536, 9 and 3 heads.
+    int32, bool or string. A model like the 135 M ones takes 30 layers, ``n_embd`` 576, ``n_ff`` 1536, 9 and 3 heads.
     """
     writer = _open(path, "llama", seed, n_vocab, n_embd, n_layer, n_ctx, chat_template, add_bos=add_bos)
     _describe_attention(writer, n_embd, n_head, n_head_kv, n_ff)
+    if pooling_type is not None:
+        writer.add_uint32("llama.pooling_type", pooling_type)
     for key, value in (metadata or {}).items():
         _add_key(writer, key, value)
-    weights = _weights(writer, seed, quantization)
+    weights = random_weights(writer, seed, quantization)
     _embeddings(weights, n_vocab, n_embd, tied=tie_embeddings)
     for layer in range(n_layer):
         _attention_block(weights, f"blk.{layer}", n_embd, n_head, n_head_kv, n_ff)
-    return _close(writer, path)
+    return close_file(writer, path)
 
 
 def write_tiny_sliding(
@@ -118,7 +122,7 @@ def write_tiny_sliding(
     writer = _open(path, "gemma3", seed, n_vocab, n_embd, n_layer, n_ctx, CHATML_TEMPLATE)
     _describe_attention(writer, n_embd, n_head, n_head_kv, n_ff)
     writer.add_sliding_window(window)
-    weights = _weights(writer, seed, "f32")
+    weights = random_weights(writer, seed, "f32")
     _embeddings(weights, n_vocab, n_embd, tied=False)
     for layer in range(n_layer):
         block = f"blk.{layer}"
@@ -127,7 +131,7 @@ def write_tiny_sliding(
             weights.vector(f"{block}.{name}.weight", size)
         for name in ("post_attention_norm", "post_ffw_norm"):
             weights.vector(f"{block}.{name}.weight", n_embd)
-    return _close(writer, path)
+    return close_file(writer, path)
 
 
 def write_tiny_mamba(
@@ -145,7 +149,7 @@ def write_tiny_mamba(
     writer.add_ssm_inner_size(d_inner)
     writer.add_ssm_state_size(d_state)
     writer.add_ssm_time_step_rank(dt_rank)
-    weights = _weights(writer, seed, "f32")
+    weights = random_weights(writer, seed, "f32")
     _embeddings(weights, n_vocab, n_embd, tied=False)
     decay = -np.tile(np.arange(1, d_state + 1, dtype=np.float32), (d_inner, 1))  # as Mamba's own initialisation
     for layer in range(n_layer):
@@ -160,7 +164,7 @@ def write_tiny_mamba(
         weights.array(f"{block}.ssm_a", decay)
         weights.vector(f"{block}.ssm_d", d_inner)
         weights.matrix(f"{block}.ssm_out.weight", n_embd, d_inner)
-    return _close(writer, path)
+    return close_file(writer, path)
 
 
 def truncate_gguf(source: Path, target: Path, *, keep: float) -> Path:
@@ -245,6 +249,8 @@ def _open(
 def _add_key(writer: Any, key: str, value: float | int | str) -> None:  # noqa: ANN401
     if isinstance(value, str):
         writer.add_string(key, value)
+    elif isinstance(value, bool):
+        writer.add_bool(key, value)
     elif isinstance(value, int):
         writer.add_int32(key, value)
     else:
@@ -261,20 +267,21 @@ def _describe_attention(writer: Any, n_embd: int, n_head: int, n_head_kv: int, n
     writer.add_layer_norm_rms_eps(1e-5)
 
 
-def _weights(writer: Any, seed: int, quantization: Quantization) -> _Weights:  # noqa: ANN401
+def random_weights(writer: Any, seed: int, quantization: Quantization) -> RandomWeights:  # noqa: ANN401
+    """Return what draws the tensors of the file behind ``writer``, a ``gguf.GGUFWriter``."""
     import numpy as np
 
-    return _Weights(writer, np.random.default_rng(seed), quantization)
+    return RandomWeights(writer, np.random.default_rng(seed), quantization)
 
 
-def _embeddings(weights: _Weights, n_vocab: int, n_embd: int, *, tied: bool) -> None:
+def _embeddings(weights: RandomWeights, n_vocab: int, n_embd: int, *, tied: bool) -> None:
     weights.matrix("token_embd.weight", n_vocab, n_embd, scale=n_embd**0.5)
     weights.vector("output_norm.weight", n_embd)
     if not tied:
         weights.matrix("output.weight", n_vocab, n_embd, scale=3.0)  # spreads the logits as a trained model's are
 
 
-def _attention_block(weights: _Weights, block: str, n_embd: int, n_head: int, n_head_kv: int, n_ff: int) -> None:
+def _attention_block(weights: RandomWeights, block: str, n_embd: int, n_head: int, n_head_kv: int, n_ff: int) -> None:
     n_embd_kv = n_embd // n_head * n_head_kv
     weights.vector(f"{block}.attn_norm.weight", n_embd)
     weights.matrix(f"{block}.attn_q.weight", n_embd, n_embd, scale=2.0)
@@ -287,7 +294,8 @@ def _attention_block(weights: _Weights, block: str, n_embd: int, n_head: int, n_
     weights.matrix(f"{block}.ffn_down.weight", n_embd, n_ff)
 
 
-def _close(writer: Any, path: Path) -> Path:  # noqa: ANN401
+def close_file(writer: Any, path: Path) -> Path:  # noqa: ANN401
+    """Write the file and return its path."""
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -1,42 +1,54 @@
 """The hot path of the wire: a worker's ``Batch``, one per engine step, written as arrays instead of objects.
 
-An event is ``[tag, request id, ...]``; the tags are the constants below. A chunk without log-probabilities, which is
-nearly every event there is, costs one small list.
+An event is ``[tag, request id, ...]``; the tags are the constants below. A chunk of an answer's content without
+log-probabilities, which is nearly every event there is, costs one small list.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from localllm.contract.errors import ProtocolError
 from localllm.contract.generation import (
+    CallDelta,
     ChoiceFinished,
     Chunk,
     Failed,
     Finished,
+    FinishReason,
+    PromptLogprobs,
+    Region,
     Started,
     Timings,
-    TokenAlternative,
-    TokenLogprob,
     Usage,
 )
+from localllm.contract.pooling import Pooled, PoolFinished, PoolStarted
+from localllm.contract.texts import TextResult
 from localllm.contract.wire import Batch, WorkerEvent
-from localllm.transport.shapes import decode_bytes, decode_float, encode_bytes, encode_float, wrong
+from localllm.transport.logprobs import decode_logprobs, decode_prompt_tokens, encode_logprobs, encode_prompt_tokens
+from localllm.transport.pool_events import POOL_DECODERS, encode_pool_event
+from localllm.transport.shapes import decode_float, encode_float, take_fields, wrong
+from localllm.transport.text_events import TEXT_RESULT, decode_text_result, encode_text_result
 
 _CHUNK: Final = 0
-_CHUNK_LOGPROBS: Final = 1
+_WHOLE_CHUNK: Final = 1
 _STARTED: Final = 2
 _CHOICE_FINISHED: Final = 3
 _FINISHED: Final = 4
 _FAILED: Final = 5
+_PROMPT_LOGPROBS: Final = 6
+_CALL_DELTA: Final = 7
+
+_REGIONS = frozenset(get_args(Region))
+_REASONS = frozenset(get_args(FinishReason))
 
 
 def encode_batch(batch: Batch) -> list[Any]:
     """Return ``[prefilled tokens, [event, ...]]``."""
     rows = [
         [_CHUNK, request_id, event.choice, event.text, event.tokens]
-        if type(event) is Chunk and not event.logprobs
+        if type(event) is Chunk and not event.logprobs and event.region == "content"
         else _encode_other(request_id, event)
         for request_id, event in batch.events
     ]
@@ -53,19 +65,28 @@ def decode_batch(data: Any) -> Batch:  # noqa: ANN401
 def _encode_other(request_id: str, event: WorkerEvent) -> list[Any]:
     match event:
         case Chunk():
-            logprobs = [_encode_logprob(item) for item in event.logprobs]
-            return [_CHUNK_LOGPROBS, request_id, event.choice, event.text, event.tokens, logprobs]
+            logprobs = encode_logprobs(event.logprobs)
+            return [_WHOLE_CHUNK, request_id, event.choice, event.text, event.tokens, logprobs, event.region]
+        case CallDelta():
+            piece = [event.choice, event.index, event.name, event.arguments, event.tokens]
+            return [_CALL_DELTA, request_id, *piece, encode_logprobs(event.logprobs)]
         case Started():
-            return [_STARTED, request_id, event.prompt_tokens]
+            return [_STARTED, request_id, event.prompt_tokens, event.warnings]
+        case PromptLogprobs():
+            return [_PROMPT_LOGPROBS, request_id, event.prompt, encode_prompt_tokens(event.tokens)]
         case ChoiceFinished():
             return [_CHOICE_FINISHED, request_id, event.choice, event.reason, event.stop]
         case Finished(usage=usage, timings=timings):
-            counts = [usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens]
+            counts = [usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.reasoning_tokens]
             times = [encode_float(ms) for ms in (timings.queue_ms, timings.prompt_ms, timings.predicted_ms)]
             return [_FINISHED, request_id, counts, times]
         case Failed():
             return [_FAILED, request_id, dict(event.error)]
-    message = f"{type(event).__name__} is no event of a generation."
+        case PoolStarted() | Pooled() | PoolFinished():
+            return encode_pool_event(request_id, event)
+        case TextResult():
+            return encode_text_result(request_id, event)
+    message = f"{type(event).__name__} is no event of a request."
     raise ProtocolError(message)
 
 
@@ -83,66 +104,61 @@ def _decode_event(row: Any) -> tuple[str, WorkerEvent]:  # noqa: ANN401
     raise wrong("an event", row)
 
 
-def _decode_chunk_logprobs(row: list[Any]) -> Chunk:
-    choice, text, tokens, logprobs = _fields(row, int, str, int, list)
-    return Chunk(choice, text, tokens, tuple([_decode_logprob(item) for item in logprobs]))
+def _decode_whole_chunk(row: list[Any]) -> Chunk:
+    choice, text, tokens, logprobs, region = take_fields(row, int, str, int, list, str)
+    if region not in _REGIONS:
+        raise wrong("the region of a chunk", region)
+    return Chunk(choice, text, tokens, decode_logprobs(logprobs), region)
+
+
+def _decode_call_delta(row: list[Any]) -> CallDelta:
+    choice, index, name, arguments, tokens, logprobs = take_fields(row, int, int, object, str, int, list)
+    if name is not None and type(name) is not str:
+        raise wrong("the name of a function or null", name)
+    return CallDelta(choice, index, name, arguments, tokens, decode_logprobs(logprobs))
 
 
 def _decode_started(row: list[Any]) -> Started:
-    (prompt_tokens,) = _fields(row, int)
-    return Started(prompt_tokens)
+    prompt_tokens, warnings = take_fields(row, int, list)
+    if not set(map(type, warnings)) <= {str}:
+        raise wrong("a list of sentences", warnings)
+    return Started(prompt_tokens, tuple(warnings))
+
+
+def _decode_prompt_logprobs(row: list[Any]) -> PromptLogprobs:
+    prompt, tokens = take_fields(row, int, list)
+    return PromptLogprobs(decode_prompt_tokens(tokens), prompt)
 
 
 def _decode_choice_finished(row: list[Any]) -> ChoiceFinished:
-    choice, reason, stop = _fields(row, int, str, object)
-    if reason not in ("stop", "length") or not (stop is None or type(stop) is str):
+    choice, reason, stop = take_fields(row, int, str, object)
+    if reason not in _REASONS or not (stop is None or type(stop) is str):
         raise wrong("the end of a choice", row)
     return ChoiceFinished(choice, reason, stop)
 
 
 def _decode_finished(row: list[Any]) -> Finished:
-    counts, times = _fields(row, list, list)
-    usage = Usage(*_fields(counts, int, int, int))
-    queue_ms, prompt_ms, predicted_ms = _fields(times, object, object, object)
+    counts, times = take_fields(row, list, list)
+    usage = Usage(*take_fields(counts, int, int, int, int))
+    queue_ms, prompt_ms, predicted_ms = take_fields(times, object, object, object)
     return Finished(usage, Timings(decode_float(queue_ms), decode_float(prompt_ms), decode_float(predicted_ms)))
 
 
 def _decode_failed(row: list[Any]) -> Failed:
-    (error,) = _fields(row, dict)
+    (error,) = take_fields(row, dict)
     if type(error.get("code")) is not str or type(error.get("message")) is not str:
         raise wrong("an error with code and message", error)
     return Failed(error)
 
 
 _DECODERS: dict[int, Callable[[list[Any]], WorkerEvent]] = {
-    _CHUNK_LOGPROBS: _decode_chunk_logprobs,
+    _WHOLE_CHUNK: _decode_whole_chunk,
+    _CALL_DELTA: _decode_call_delta,
+    _PROMPT_LOGPROBS: _decode_prompt_logprobs,
     _STARTED: _decode_started,
     _CHOICE_FINISHED: _decode_choice_finished,
     _FINISHED: _decode_finished,
     _FAILED: _decode_failed,
+    TEXT_RESULT: decode_text_result,
+    **POOL_DECODERS,
 }
-
-
-def _encode_logprob(item: TokenLogprob) -> list[Any]:
-    top = [[other.text, encode_bytes(other.bytes), encode_float(other.logprob)] for other in item.top]
-    return [item.text, encode_bytes(item.bytes), encode_float(item.logprob), top]
-
-
-def _decode_logprob(data: Any) -> TokenLogprob:  # noqa: ANN401
-    text, raw, logprob, top = _fields(data, str, str, object, list)
-    return TokenLogprob(text, decode_bytes(raw), decode_float(logprob), tuple([_decode_top(row) for row in top]))
-
-
-def _decode_top(data: Any) -> TokenAlternative:  # noqa: ANN401
-    text, raw, logprob = _fields(data, str, str, object)
-    return TokenAlternative(text, decode_bytes(raw), decode_float(logprob))
-
-
-def _fields(row: Any, *kinds: type) -> list[Any]:  # noqa: ANN401
-    """Return ``row`` when it is a list of exactly these types (``object``: any)."""
-    if type(row) is not list or len(row) != len(kinds):
-        raise wrong(f"a list of {len(kinds)} values", row)
-    for item, kind in zip(row, kinds, strict=True):
-        if kind is not object and type(item) is not kind:
-            raise wrong(kind.__name__, item)
-    return row

@@ -58,6 +58,24 @@ def decode_bytes(data: Any) -> bytes:  # noqa: ANN401
         raise wrong("base64 text", data) from None
 
 
+def take_fields(row: Any, *kinds: type) -> list[Any]:  # noqa: ANN401
+    """Return ``row`` when it is a list of exactly these types (``object``: any). Raises ``ProtocolError``."""
+    if type(row) is not list or len(row) != len(kinds):
+        raise wrong(f"a list of {len(kinds)} values", row)
+    for item, kind in zip(row, kinds, strict=True):
+        if kind is not object and type(item) is not kind:
+            raise wrong(kind.__name__, item)
+    return row
+
+
+def decode_integers(data: Any) -> tuple[int, ...]:  # noqa: ANN401
+    """Return integers as a tuple. Raises ``ProtocolError``."""
+    # Requests may hold a million token ids: checked all at once.
+    if type(data) is not list or not set(map(type, data)) <= {int}:
+        raise wrong("a list of integers", data)
+    return tuple(data)
+
+
 def wrong(wanted: str, data: object) -> ProtocolError:
     """Return the error for a value of the wrong type. The value itself may be a prompt and is not shown."""
     return ProtocolError(f"A message holds a value of type {type(data).__name__} where {wanted} is expected.")
@@ -72,6 +90,8 @@ def shape_of(kind: Any) -> Shape:  # noqa: ANN401
     if isinstance(kind, type) and issubclass(kind, Enum):
         return _enum_shape(kind)
     origin, arguments = get_origin(kind), get_args(kind)
+    if kind == tuple[int, ...]:
+        return Shape(_same, decode_integers)
     if origin is Literal:
         return _literal_shape(arguments)
     if origin is tuple:

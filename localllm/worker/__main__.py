@@ -11,18 +11,18 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
-from localllm.contract.backend import LoadedModel, WorkerFactory
+from localllm.contract.backend import LoadedModel, LoadedPooler, WorkerFactory
 from localllm.contract.errors import LocalLLMError, ModelLoadError, ProtocolError
 from localllm.contract.wire import FromWorker, Hello, LoadFailed, Ready
 from localllm.transport.codec import decode_to_worker, encode_from_worker
 from localllm.transport.framing import ReadableStream, pack_frame, read_frame
+from localllm.worker.discipline import discipline_of
 from localllm.worker.inbox import Inbox
 from localllm.worker.lifeline import claim_pipes, die_with_parent, limit_damage
 from localllm.worker.outbox import Outbox
 from localllm.worker.runtime import CommandReader, Runtime, end_process_by_error, start_thread
-from localllm.worker.self_test import run_self_test
 
 EXIT_LOAD_FAILED = 1
 _USAGE = "localllm.worker is started by the localllm server, with frames on its pipes. Run 'localllm serve' instead.\n"
@@ -51,24 +51,26 @@ def _serve(stream: ReadableStream, write: Callable[[bytes], None], is_writable: 
     hello = _read_hello(stream)
     if hello is None:
         return
-    inbox, outbox = Inbox(), Outbox(write, is_writable=is_writable)
+    inbox: Inbox[Any] = Inbox()
+    outbox = Outbox(write, is_writable=is_writable)
     reader = CommandReader(stream, inbox, time.monotonic)
     start_thread("reader", reader.run)
+    load = hello.load
     try:
-        model = _load(hello)
-        run_self_test(model, hello.load.model_id)
+        discipline = discipline_of(_load(hello), load.mode, load.model_id, time.monotonic)
+        discipline.self_test(load.model_id)
     except LocalLLMError as error:
         _send(write, LoadFailed(error.to_wire()))
         sys.stderr.flush()
         os._exit(EXIT_LOAD_FAILED)
     gc.collect()
     gc.freeze()  # what is loaded stays: collections while serving need not walk it each time
-    runtime = Runtime(model, inbox, outbox, time.monotonic)
+    runtime = Runtime(discipline, inbox, outbox)
     reader.serving.set()
-    _send(write, Ready(model.info))
+    _send(write, Ready(discipline.info))
     start_thread("output", outbox.run)
     runtime.run()
-    model.close()
+    discipline.close()
 
 
 def _read_hello(stream: ReadableStream) -> Hello | None:
@@ -82,7 +84,7 @@ def _read_hello(stream: ReadableStream) -> Hello | None:
     return message
 
 
-def _load(hello: Hello) -> LoadedModel:
+def _load(hello: Hello) -> LoadedModel | LoadedPooler:
     """Import the factory and call it. Whatever it raises becomes a ``LocalLLMError``, with its traceback on stderr."""
     try:
         return _factory(hello.factory)(hello.load)

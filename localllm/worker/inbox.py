@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 from localllm.contract.wire import Submit
-from localllm.engine.step_loop import PreparedRequest
+
+
+class Prepared(Protocol):
+    """A request that is ready for the step thread: its inputs are tokens."""
+
+    @property
+    def request_id(self) -> str:
+        """As the server chose it."""
+        ...
+
+
+PreparedT = TypeVar("PreparedT", bound=Prepared)
 
 
 @dataclass(frozen=True, slots=True)
-class Commands:
+class Commands(Generic[PreparedT]):
     """What the step thread has to do before its next step, cancels first."""
 
     cancels: tuple[str, ...] = ()
-    submits: tuple[PreparedRequest, ...] = ()
+    submits: tuple[PreparedT, ...] = ()
     shutdown: bool = False
 
 
@@ -26,8 +38,8 @@ class Arrival:
     at: float
 
 
-class Inbox:
-    """Passes commands on so that a cancel overtakes every request that waits to be rendered.
+class Inbox(Generic[PreparedT]):
+    """Passes commands on so that a cancel overtakes every request that waits to be prepared (rendered, tokenised).
 
     A cancel of a request that the intake thread has not handed over is settled here; any other goes to the step
     thread. Both happen under one lock, so that no request slips through between the two. Waiting blocks without a time
@@ -39,13 +51,13 @@ class Inbox:
         self._for_intake = threading.Condition(self._lock)
         self._for_steps = threading.Condition(self._lock)
         self._arrivals: dict[str, Arrival] = {}  # in order of their coming
-        self._rendering: str | None = None
-        self._submits: list[PreparedRequest] = []
+        self._preparing: set[str] = set()
+        self._submits: list[PreparedT] = []
         self._cancels: list[str] = []
         self._shutdown = False
 
     def submit(self, arrival: Arrival) -> None:
-        """Queue a request for rendering (reader thread)."""
+        """Queue a request to be prepared (reader thread)."""
         with self._lock:
             self._arrivals[arrival.submit.request_id] = arrival
             self._for_intake.notify()
@@ -55,8 +67,8 @@ class Inbox:
         with self._lock:
             if self._arrivals.pop(request_id, None) is not None:
                 return
-            if request_id == self._rendering:
-                self._rendering = None
+            if request_id in self._preparing:
+                self._preparing.remove(request_id)
             else:
                 self._cancels.append(request_id)
                 self._for_steps.notify()
@@ -68,26 +80,35 @@ class Inbox:
             self._for_steps.notify()
 
     def next_arrival(self) -> Arrival:
-        """Block until a request waits for rendering, and return the oldest one (intake thread)."""
+        """Block until a request waits to be prepared, and return the oldest one (intake thread)."""
         with self._lock:
             while not self._arrivals:
                 self._for_intake.wait()
-            self._rendering = next(iter(self._arrivals))
-            return self._arrivals.pop(self._rendering)
+            return self._begin_oldest()
 
-    def hand_over(self, request: PreparedRequest) -> None:
-        """Give a rendered request to the step thread, unless it was cancelled meanwhile (intake thread)."""
+    def poll_arrival(self) -> Arrival | None:
+        """Return the oldest request that waits to be prepared, if there is one (intake thread)."""
+        with self._lock:
+            return self._begin_oldest() if self._arrivals else None
+
+    def is_wanted(self, request_id: str) -> bool:
+        """Whether a request that is being prepared was not cancelled meanwhile (intake thread)."""
+        with self._lock:
+            return request_id in self._preparing
+
+    def hand_over(self, request: PreparedT) -> None:
+        """Give a prepared request to the step thread, unless it was cancelled meanwhile (intake thread)."""
         with self._lock:
             if self._settle(request.request_id):
                 self._submits.append(request)
                 self._for_steps.notify()
 
     def refuse(self, request_id: str) -> bool:
-        """Forget a request that could not be prepared; return whether anybody still waits for it (intake thread)."""
+        """Forget a request that is not handed over; return whether anybody still waits for it (intake thread)."""
         with self._lock:
             return self._settle(request_id)
 
-    def take(self, *, block: bool) -> Commands:
+    def take(self, *, block: bool) -> Commands[PreparedT]:
         """Return all commands so far, after waiting for one when ``block`` is set (step thread)."""
         with self._lock:
             while block and not (self._submits or self._cancels or self._shutdown):
@@ -102,7 +123,12 @@ class Inbox:
             self._cancels.clear()
             return commands
 
+    def _begin_oldest(self) -> Arrival:
+        request_id = next(iter(self._arrivals))
+        self._preparing.add(request_id)
+        return self._arrivals.pop(request_id)
+
     def _settle(self, request_id: str) -> bool:
-        wanted = self._rendering == request_id
-        self._rendering = None
+        wanted = request_id in self._preparing
+        self._preparing.discard(request_id)
         return wanted

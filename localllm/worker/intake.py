@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from localllm.contract.backend import LoadedModel
-from localllm.contract.errors import ContextLengthExceededError, InvalidRequestError
-from localllm.contract.generation import ChatPrompt, Prompt, TextPrompt
+from localllm.contract.decoder import Tokenizer
+from localllm.contract.errors import (
+    ContextLengthExceededError,
+    InvalidRequestError,
+    ModelUnsupportedError,
+    UnsupportedFeatureError,
+)
+from localllm.contract.generation import ChatPrompt, Constraint, GenerateRequest, InfillPrompt, Prompt, TextPrompt
 from localllm.contract.wire import Submit
 from localllm.engine.step_loop import PreparedRequest
 
@@ -17,17 +23,21 @@ def prepare(submit: Submit, model: LoadedModel, *, queued_at: float) -> Prepared
     Everything that is wrong with a prompt shows here, so that it never costs the scheduler anything.
     """
     request = submit.request
+    if not isinstance(request, GenerateRequest):
+        message = "This model is loaded to write text; it can't pool texts as it is loaded."
+        raise ModelUnsupportedError(message, param="model")
     param = "messages" if isinstance(request.prompt, ChatPrompt) else "prompt"
     tokens = _tokens_of(request.prompt, model)
     if not tokens:
         message = "The prompt is empty: it has no token to go on from. Send at least one character or token."
         raise InvalidRequestError(message, param=param)
     n_vocab = model.info.n_vocab
-    _check_ids(tokens, n_vocab, param)
-    _check_ids((token for token, _ in request.sampling.logit_bias), n_vocab, "logit_bias")
+    check_ids(tokens, n_vocab, param)
+    check_ids((token for token, _ in request.sampling.logit_bias), n_vocab, "logit_bias")
     n_ctx = model.decoder.capabilities.context_length
     if len(tokens) >= n_ctx:
         raise ContextLengthExceededError(len(tokens), n_ctx, param=param)
+    warnings = _compile(request.sampling.constraint, model)
     return PreparedRequest(
         request_id=submit.request_id,
         prompt=tuple(tokens),
@@ -35,23 +45,57 @@ def prepare(submit: Submit, model: LoadedModel, *, queued_at: float) -> Prepared
         owner=request.owner,
         cache_prompt=request.cache_prompt,
         queued_at=queued_at,
+        prompt_logprobs=request.prompt_logprobs,
+        warnings=warnings,
     )
+
+
+def _compile(constraint: Constraint | None, model: LoadedModel) -> tuple[str, ...]:
+    """Have a constraint compiled, which may take a while, before the step thread needs it; return warnings."""
+    if constraint is None:
+        return ()
+    if model.constraints is None:
+        message = "This model's engine can't hold its answers to a schema or a grammar. Leave that out of the request."
+        raise UnsupportedFeatureError(message, param=constraint.param or "response_format")
+    return model.constraints.compile(constraint)
 
 
 def _tokens_of(prompt: Prompt, model: LoadedModel) -> list[int] | tuple[int, ...]:
     if isinstance(prompt, ChatPrompt):
-        if model.renderer is None:
-            message = "This model has no chat template. Send a plain prompt to /v1/completions instead."
-            raise InvalidRequestError(message, param="messages")
-        text = model.renderer.render(prompt.messages, prompt.template_kwargs)
-        return model.tokenizer.encode(text, add_special=False, parse_special=True)
+        return model.tokenizer.encode(render(prompt, model), add_special=False, parse_special=True)
     if isinstance(prompt, TextPrompt):
         # A raw prompt may write the model's control tokens out, as hand-made chat templates do.
         return model.tokenizer.encode(prompt.text, add_special=True, parse_special=True)
+    if isinstance(prompt, InfillPrompt):
+        return _infill(prompt, model.tokenizer)
     return prompt.tokens
 
 
-def _check_ids(tokens: Iterable[int], n_vocab: int, param: str) -> None:
+def render(prompt: ChatPrompt, model: LoadedModel) -> str:
+    """Return a conversation's text by the model's template. Raises ``InvalidRequestError``."""
+    if model.renderer is None:
+        message = "This model has no chat template. Send a plain prompt to /v1/completions instead."
+        raise InvalidRequestError(message, param="messages")
+    return model.renderer.render(prompt.messages, prompt.template_kwargs)
+
+
+def _infill(prompt: InfillPrompt, tokenizer: Tokenizer) -> list[int]:
+    """Return the prompt that asks for what lies between two texts, in which no control token is read.
+
+    In the order of "prefix, suffix, middle", which all models with such tokens know.
+    """
+    marks = tokenizer.infill_tokens
+    if marks is None:
+        message = "This model has no fill-in-the-middle tokens, so it can't take a suffix. Name a model that has them."
+        raise UnsupportedFeatureError(message, param="suffix")
+    beginning = tokenizer.encode("", add_special=True, parse_special=False)
+    prefix = tokenizer.encode(prompt.prefix, add_special=False, parse_special=False)
+    suffix = tokenizer.encode(prompt.suffix, add_special=False, parse_special=False)
+    return [*beginning, marks.prefix, *prefix, marks.suffix, *suffix, marks.middle]
+
+
+def check_ids(tokens: Iterable[int], n_vocab: int, param: str) -> None:
+    """Raise ``InvalidRequestError`` for the first id that the model does not have."""
     for token in tokens:
         if not 0 <= token < n_vocab:
             message = f"Token id {token} is not in this model's vocabulary, which has the ids 0 to {n_vocab - 1}."

@@ -1,4 +1,4 @@
-"""The worker's threads: one reads commands, one renders prompts, one writes events, the main one steps the engine."""
+"""The worker's threads: one reads commands, one prepares prompts, one writes events, the main one steps the engine."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
-from localllm.contract.backend import LoadedModel
 from localllm.contract.errors import LocalLLMError, ProtocolError
 from localllm.contract.generation import Failed
 from localllm.contract.wire import Cancel, Shutdown, Submit
-from localllm.engine.step_loop import StepLoop
 from localllm.transport.codec import decode_to_worker
 from localllm.transport.framing import ReadableStream, read_frame
-from localllm.worker.inbox import Arrival, Inbox
-from localllm.worker.intake import prepare
+from localllm.worker.discipline import Discipline
+from localllm.worker.inbox import Arrival, Inbox, Prepared
 from localllm.worker.outbox import Outbox
+from localllm.worker.preparer import Preparer
 
 EXIT_SOFTWARE = 70  # sysexits.h: EX_SOFTWARE
 LEAVE_SECONDS = 5.0  # for freeing the model after Shutdown; then the process ends whatever it is doing
 _FLUSH_SECONDS = 1.0
-_MESSAGE_CHARACTERS = 4_000
+
+PreparedT = TypeVar("PreparedT", bound=Prepared)
 
 
 class CommandReader:
@@ -32,7 +33,7 @@ class CommandReader:
     It runs before the model is loaded: a server that goes away, or changes its mind, does not wait for a load.
     """
 
-    def __init__(self, stream: ReadableStream, inbox: Inbox, clock: Callable[[], float]) -> None:
+    def __init__(self, stream: ReadableStream, inbox: Inbox[Any], clock: Callable[[], float]) -> None:
         self._stream = stream
         self._inbox = inbox
         self._clock = clock
@@ -60,18 +61,18 @@ class CommandReader:
         os._exit(0)
 
 
-class Runtime:
+class Runtime(Generic[PreparedT]):
     """Serves one loaded model until ``Shutdown``. Commands are applied between two steps, cancels first."""
 
-    def __init__(self, model: LoadedModel, inbox: Inbox, outbox: Outbox, clock: Callable[[], float]) -> None:
-        self._model = model
+    def __init__(self, discipline: Discipline[PreparedT], inbox: Inbox[PreparedT], outbox: Outbox) -> None:
         self._inbox = inbox
         self._outbox = outbox
-        self._loop = StepLoop(model.decoder, model.tokenizer, clock)
+        self._loop = discipline.loop
+        self._preparer = Preparer(discipline, inbox, outbox)
 
     def run(self) -> None:
-        """Step until ``Shutdown`` (the step thread, which is the main thread). What the decoder raises comes out."""
-        start_thread("intake", self._prepare_requests)
+        """Step until ``Shutdown`` (the step thread, which is the main thread). What the engine raises comes out."""
+        start_thread("intake", self._preparer.run)
         try:
             while self._apply_commands():
                 if self._loop.has_work:
@@ -87,30 +88,9 @@ class Runtime:
         for request in commands.submits:
             try:
                 self._loop.submit(request)
-            except LocalLLMError as error:  # what the decoder finds wrong with its sampling parameters
+            except LocalLLMError as error:  # what the engine finds wrong with it
                 self._outbox.put([(request.request_id, Failed(error.to_wire()))])
         return not commands.shutdown
-
-    def _prepare_requests(self) -> None:
-        while True:
-            arrival = self._inbox.next_arrival()
-            request_id = arrival.submit.request_id
-            try:
-                prepared = prepare(arrival.submit, self._model, queued_at=arrival.at)
-            except Exception as error:  # noqa: BLE001 - templates are foreign code: their faults end one request only
-                failed = Failed(_as_error(error).to_wire())
-                if self._inbox.refuse(request_id):
-                    self._outbox.put([(request_id, failed)])
-            else:
-                self._inbox.hand_over(prepared)
-
-
-def _as_error(error: Exception) -> LocalLLMError:
-    if isinstance(error, LocalLLMError):
-        error.message = error.message[:_MESSAGE_CHARACTERS]
-        return error
-    traceback.print_exception(error)
-    return LocalLLMError(f"The prompt could not be prepared: {type(error).__name__}: {error}"[:_MESSAGE_CHARACTERS])
 
 
 def start_thread(name: str, target: Callable[[], None]) -> None:

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
-from localllm import EventStream, Mode, PluginContext, __version__, race_disconnect, read_json, stream_generation
-from localllm.openai import ChatShape, new_reply, parse_chat, response_chunks, whole_response
+from localllm import (
+    EventStream,
+    Mode,
+    PluginContext,
+    __version__,
+    json_in_pieces,
+    race_disconnect,
+    read_json,
+    stream_generation,
+)
+from localllm.openai import ChatShape, body_pieces, new_reply, parse_chat, response_chunks, whole_response
 
 
 class ChatEndpoint:
@@ -20,7 +29,9 @@ class ChatEndpoint:
         wanted = parse_chat(await read_json(request))
         generate = wanted.generate_request()
         spec = self._context.models.resolve(wanted.model, Mode.GENERATE)
-        shape = ChatShape(new_reply("chatcmpl", spec, __version__), logprobs=wanted.logprobs)
+        shape = ChatShape(
+            new_reply("chatcmpl", spec, __version__), logprobs=wanted.logprobs, prompt_logprobs=wanted.prompt_logprobs
+        )
         events = stream_generation(request, self._context, spec.id, generate)
         if wanted.stream:
             chunks = response_chunks(
@@ -32,4 +43,5 @@ class ChatEndpoint:
                 clock=self._context.clock,
             )
             return EventStream(chunks, done=True)
-        return JSONResponse(await race_disconnect(request, whole_response(shape, events, n_choices=wanted.n)))
+        body = await race_disconnect(request, whole_response(shape, events, n_choices=wanted.n))
+        return json_in_pieces(body_pieces(body))

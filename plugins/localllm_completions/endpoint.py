@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from functools import partial
 
-from localllm import EventStream, Mode, PluginContext, __version__, race_disconnect, read_json, stream_generation
+from starlette.requests import Request
+from starlette.responses import Response
+
+from localllm import (
+    EventStream,
+    Mode,
+    PluginContext,
+    __version__,
+    json_in_pieces,
+    race_disconnect,
+    read_json,
+    stream_generation,
+)
 from localllm.openai import (
     CompletionShape,
+    best_answers,
+    body_pieces,
     merge_generations,
     new_reply,
     parse_completion,
@@ -27,16 +40,11 @@ class CompletionsEndpoint:
         wanted = parse_completion(await read_json(request))
         generates = wanted.generate_requests()
         spec = self._context.models.resolve(wanted.model, Mode.GENERATE)
-        shape = CompletionShape(
-            new_reply("cmpl", spec, __version__),
-            wanted.echoed(),
-            n=wanted.n,
-            logprobs=wanted.logprobs is not None,
-        )
+        shape = CompletionShape(new_reply("cmpl", spec, __version__), wanted)
         events = merge_generations(
-            [stream_generation(request, self._context, spec.id, generate) for generate in generates], n=wanted.n
+            [stream_generation(request, self._context, spec.id, generate) for generate in generates], n=wanted.drawn
         )
-        n_choices = len(generates) * wanted.n
+        n_choices = len(generates) * wanted.drawn
         if wanted.stream:
             chunks = response_chunks(
                 shape,
@@ -47,4 +55,6 @@ class CompletionsEndpoint:
                 clock=self._context.clock,
             )
             return EventStream(chunks, done=True)
-        return JSONResponse(await race_disconnect(request, whole_response(shape, events, n_choices=n_choices)))
+        select = partial(best_answers, n=wanted.n, drawn=wanted.drawn)
+        body = await race_disconnect(request, whole_response(shape, events, n_choices=n_choices, select=select))
+        return json_in_pieces(body_pieces(body))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from localllm import BackendSpec, Mode, PluginContext, RegisterBackend, hookimpl
+from localllm import BackendSpec, Mode, ModelSpec, PluginContext, RegisterBackend, hookimpl
 
 from .hardware import REBUILD_COMMAND, build_id
+from .pooling_rules import why_not
 from .settings import LlamaCppSettings
 
 
@@ -20,10 +21,15 @@ def localllm_register_backends(context: PluginContext, register: RegisterBackend
     register(
         BackendSpec(
             name="llama_cpp",
-            modes=frozenset({Mode.GENERATE}),
+            modes=frozenset({Mode.GENERATE, Mode.POOL}),
             factory="localllm_llama_cpp.loader:load",
             settings=LlamaCppSettings,
             build_id=build_id,
+            refuses=_refuses,
             rebuild_command=REBUILD_COMMAND,
         )
     )
+
+
+def _refuses(model: ModelSpec, mode: Mode) -> str | None:
+    return why_not(str(model.meta.get("arch", ""))) if mode is Mode.POOL else None

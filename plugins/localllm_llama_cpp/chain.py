@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: the library would take a random one
 _STAND_IN_SEED = 0x9E3779B9  # for a caller who asks for exactly that seed
+_MIROSTAT_M = 100  # tokens from which version 1 estimates how probabilities fall (common/sampling.cpp)
 
 _TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # struct llama_token_data
 
@@ -24,6 +25,34 @@ class ChainParams:
     top_k: int  # 0: off
     top_p: float  # 1: off
     min_p: float  # 0: off
+    typical_p: float = 1.0  # 1: off
+    top_n_sigma: float = 0.0  # 0 or less: off
+    xtc_probability: float = 0.0  # 0: off
+    xtc_threshold: float = 0.1
+    mirostat: int = 0  # 1, 2: takes the place of all but temperature
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+
+    @property
+    def adapts(self) -> bool:
+        """Whether a draw changes the next one's settings, so that no draw may be thrown away."""
+        return self.mirostat != 0
+
+    @property
+    def begins_with_top_k(self) -> bool:
+        """Whether no other sampler sees what top-k throws away."""
+        return self.top_k > 0 and self.top_n_sigma <= 0.0 and not self.mirostat
+
+    @property
+    def begins_with_min_p(self) -> bool:
+        """Whether no other sampler sees what min-p throws away."""
+        off = self.top_k <= 0 and self.top_n_sigma <= 0.0 and self.typical_p >= 1.0 and self.top_p >= 1.0
+        return self.min_p > 0.0 and off and not self.mirostat
+
+    @property
+    def needs_finite(self) -> bool:
+        """Whether a sampler multiplies a logarithm by its probability, which is "not a number" for a banned token."""
+        return self.typical_p < 1.0 or self.mirostat != 0
 
 
 class Candidates:
@@ -32,13 +61,9 @@ class Candidates:
     def __init__(self, n_vocab: int) -> None:
         self._ids = np.arange(n_vocab, dtype=np.int32)
         self._table = np.zeros(n_vocab, dtype=_TOKEN_DATA)
-        self._array = lib.llama_token_data_array(
-            data=ctypes.cast(self._table.ctypes.data, ctypes.POINTER(lib.llama_token_data)),
-            size=0,
-            selected=-1,
-            sorted=False,
-        )
-        self._data = self._array.data
+        # A pointer of its own: what reading the structure's field gives changes with the field.
+        self._data = ctypes.cast(self._table.ctypes.data, ctypes.POINTER(lib.llama_token_data))
+        self._array = lib.llama_token_data_array(data=self._data, size=0, selected=-1, sorted=False)
 
     def fill(self, row: NDArray[np.float32], ids: NDArray[np.intp] | None) -> Any:  # noqa: ANN401  # a ctypes reference
         """Take the candidates ``ids`` of ``row`` (None: all) and return the reference for ``llama_sampler_apply``."""
@@ -57,6 +82,11 @@ class Candidates:
         return ctypes.byref(self._array)
 
     @property
+    def logits(self) -> NDArray[np.float32]:
+        """A copy of the candidates' logits, in the order of :meth:`fill` after a sampler that keeps order."""
+        return self._table["logit"][: self._array.size].copy()
+
+    @property
     def selected(self) -> int:
         """The token that the chain chose."""
         return int(self._array.data[self._array.selected].id)
@@ -68,19 +98,32 @@ class Candidates:
 
 
 class Chain:
-    """top-k, top-p, min-p, temperature and the seeded draw, in llama.cpp's order. Free it with :meth:`close`."""
+    """The samplers in llama.cpp's order (common/common.h), down to the seeded draw. Free it with :meth:`close`.
 
-    def __init__(self, params: ChainParams, seed: int) -> None:
+    Repetition penalties and DRY, which come first there, have changed the row already.
+    """
+
+    def __init__(self, params: ChainParams, seed: int, n_vocab: int) -> None:
         self._chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
+        seed &= 0xFFFFFFFF
+        seed = _STAND_IN_SEED if seed == RANDOM_SEED else seed
+        if params.mirostat:
+            self._add_mirostat(params, seed, n_vocab)
+            return
+        if params.top_n_sigma > 0.0:
+            self._add(lib.llama_sampler_init_top_n_sigma(params.top_n_sigma))
         if params.top_k > 0:
             self._add(lib.llama_sampler_init_top_k(params.top_k))
+        if params.typical_p < 1.0:
+            self._add(lib.llama_sampler_init_typical(params.typical_p, 1))
         if params.top_p < 1.0:
             self._add(lib.llama_sampler_init_top_p(params.top_p, 1))
         if params.min_p > 0.0:
             self._add(lib.llama_sampler_init_min_p(params.min_p, 1))
+        if params.xtc_probability > 0.0:
+            self._add(lib.llama_sampler_init_xtc(params.xtc_probability, params.xtc_threshold, 1, seed))
         self._add(lib.llama_sampler_init_temp(params.temperature))
-        seed &= 0xFFFFFFFF
-        self._add(lib.llama_sampler_init_dist(_STAND_IN_SEED if seed == RANDOM_SEED else seed))
+        self._add(lib.llama_sampler_init_dist(seed))
 
     def draw(self, candidates: Candidates, row: NDArray[np.float32], ids: NDArray[np.intp] | None) -> int:
         """Return a token drawn from the candidates ``ids`` of ``row``; None stands for the whole row."""
@@ -96,6 +139,14 @@ class Chain:
         if self._chain is not None:
             lib.llama_sampler_free(self._chain)
             self._chain = None
+
+    def _add_mirostat(self, params: ChainParams, seed: int, n_vocab: int) -> None:
+        self._add(lib.llama_sampler_init_temp(params.temperature))
+        tau, eta = params.mirostat_tau, params.mirostat_eta
+        if params.mirostat == 1:
+            self._add(lib.llama_sampler_init_mirostat(n_vocab, seed, tau, eta, _MIROSTAT_M))
+        else:
+            self._add(lib.llama_sampler_init_mirostat_v2(seed, tau, eta))
 
     def _add(self, sampler: Any) -> None:  # noqa: ANN401  # a ctypes pointer
         lib.llama_sampler_chain_add(self._chain, sampler)  # which owns it from now on

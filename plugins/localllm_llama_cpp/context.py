@@ -13,7 +13,7 @@ from localllm import Capabilities, ModelLoadError
 from .header import ModelHeader
 from .log import NativeLog
 from .memory import MemoryPlan, Wanted, copy_cost_tokens, plan_memory
-from .native_params import context_params
+from .native_params import context_params, output_rows
 from .settings import LlamaCppSettings
 
 _ATTEMPTS = 6  # each with half of the memory of the one before
@@ -92,8 +92,9 @@ def describe_context(
         can_truncate=keeps_window and not header.is_recurrent,
         can_copy=True,
         copy_cost_tokens=copy_cost_tokens(n_ctx_seq) if plan.layout == "streams" and not recurrent_only else 0,
-        n_outputs_max=plan.n_seq_max,
+        n_outputs_max=output_rows(plan),
         step_seconds=settings.max_step_ms / 1000,
+        can_score=True,
     )
 
 

@@ -19,6 +19,7 @@ from localllm import (
     Plan,
     Sampled,
     SamplingParams,
+    Scored,
     SequenceKey,
     Slice,
     Truncate,
@@ -27,6 +28,7 @@ from localllm import (
 from .batch import Batch
 from .chain import Candidates
 from .gaps import GapRule, gap_fillers
+from .grammars import Masks
 from .logprobs import RowLogprobs
 from .sampling import RequestSampler
 
@@ -40,6 +42,10 @@ DECODE_ERRORS = {
 """What ``llama_decode`` returns (llama.h; -2 and -3 by ``llama_context::decode``)."""
 
 
+_Refused = tuple[SequenceKey, NDArray[np.float32], list[RowLogprobs]]
+"""A draw that a grammar does not allow: whose it is, its row of logits, and what the choices of that row share."""
+
+
 class LlamaDecoder:
     """The real decoder. All methods run on the step thread; the context outlives it and is freed by the loader."""
 
@@ -49,6 +55,7 @@ class LlamaDecoder:
         capabilities: Capabilities,
         n_vocab: int,
         new_sampler: Callable[[SamplingParams, Sequence[int]], RequestSampler],
+        masks: Masks,
         gap_rule: GapRule,
     ) -> None:
         self._context = context
@@ -56,13 +63,15 @@ class LlamaDecoder:
         self._capabilities = capabilities
         self._n_vocab = n_vocab
         self._new_sampler = new_sampler
+        self._masks = masks
         self._gap_rule = gap_rule
         self._batch = Batch(capabilities.n_batch)
         self._candidates = Candidates(n_vocab)
         self._samplers: dict[str, RequestSampler] = {}
         self._lengths = [0] * capabilities.n_seq_max  # positions that each sequence holds
         self._views: dict[tuple[int, int], NDArray[np.float32]] = {}  # of the output buffer, by address and rows
-        self._sampling: list[Slice] = []  # owners of the submitted plan's output rows, in row order
+        self._row_owners: list[Slice] = []  # of the submitted plan's output rows, in row order
+        self._score_rows: list[tuple[Slice, NDArray[np.float32]]] = []  # of the collected plan; valid until the next
 
     @property
     def capabilities(self) -> Capabilities:
@@ -70,7 +79,7 @@ class LlamaDecoder:
         return self._capabilities
 
     def open(self, request_id: str, sampling: SamplingParams, prompt: Sequence[int]) -> None:
-        """Create the samplers of a request. Raises ``InvalidRequestError`` for tokens that the vocabulary lacks."""
+        """Create the samplers of a request. Raises ``InvalidRequestError`` for what this model can't do."""
         if prompt and not (min(prompt) >= 0 and max(prompt) < self._n_vocab):
             message = f"The prompt holds tokens that this model lacks; its tokens are 0 to {self._n_vocab - 1}."
             raise InvalidRequestError(message, param="prompt")
@@ -90,7 +99,8 @@ class LlamaDecoder:
             slices = sorted(slices, key=_by_sequence)
             fillers = self._gap_fillers(slices)
             slices = sorted([*slices, *fillers], key=_by_sequence) if fillers else slices
-        self._sampling = self._batch.fill(slices)
+        self._score_rows = []
+        self._row_owners = self._batch.fill(slices)
         if not slices:
             return
         code = lib.llama_decode(self._context, self._batch.native)
@@ -104,14 +114,45 @@ class LlamaDecoder:
 
     def collect(self) -> Mapping[SequenceKey, Sequence[Sampled]]:
         """Wait for the submitted plan and draw one token for each of its keys."""
-        if not self._sampling:
+        if not self._row_owners:
             return {}
         drawn: dict[SequenceKey, Sequence[Sampled]] = {}
-        for row, part in zip(self._rows(len(self._sampling)), self._sampling, strict=True):
+        refused: list[_Refused] = []
+        rows = self._rows(sum(part.n_rows for part in self._row_owners))
+        end = 0
+        for part in self._row_owners:
+            start, end = end, end + part.n_rows
+            if part.targets:
+                self._score_rows.append((part, rows[start : start + len(part.targets)]))
+            row = rows[end - 1]
             shared: list[RowLogprobs] = []
             for key in part.sample:
-                drawn[key] = (self._samplers[key.request_id].sample(key.choice, row, self._candidates, shared),)
+                sampled = self._samplers[key.request_id].sample(key.choice, row, self._candidates, shared)
+                if sampled is None:
+                    refused.append((key, row, shared))
+                else:
+                    drawn[key] = sampled
+        if refused:
+            self._draw_again(refused, drawn)
         return drawn
+
+    def scores(self) -> Mapping[int, Sequence[Scored]]:
+        """Return what the targets of the collected plan were worth: one row at a time, which the cache holds."""
+        return {
+            part.seq: [
+                Scored((one := RowLogprobs(row)).of(target), one.top(part.n_top))
+                for target, row in zip(part.targets, rows, strict=True)
+            ]
+            for part, rows in self._score_rows
+        }
+
+    def _draw_again(self, refused: Sequence[_Refused], drawn: dict[SequenceKey, Sequence[Sampled]]) -> None:
+        """Draw for keys whose first token their grammars don't allow; all grammars are asked at the same time."""
+        self._masks.fill([self._samplers[key.request_id].grammar(key.choice) for key, _, _ in refused])
+        for place, (key, row, shared) in enumerate(refused):
+            allowed = self._masks.allowed(place)
+            sampler = self._samplers[key.request_id]
+            drawn[key] = sampler.resample(key.choice, row, self._candidates, shared, allowed)
 
     def close_all(self) -> None:
         """Free the samplers of requests that were still open."""

@@ -10,7 +10,7 @@ from typing import Any
 import llama_cpp.llama_cpp as lib
 
 from .memory import BYTES_PER_VALUE, CacheShape
-from .sampling import SamplingDefaults
+from .sampling_defaults import SamplingDefaults
 from .settings import LlamaCppSettings
 
 WINDOW_PERIODS = {
@@ -63,7 +63,11 @@ class ModelHeader:
     @property
     def chat_template(self) -> str | None:
         """The default chat template's source."""
-        source = lib.llama_model_chat_template(self._model, None)
+        return self.template(None)
+
+    def template(self, name: str | None) -> str | None:
+        """The source of the template that the file has under ``name``, for instance "rerank"; None: the default."""
+        source = lib.llama_model_chat_template(self._model, name.encode() if name else None)
         return source.decode("utf-8", errors="replace") if source else None
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,16 @@ from localllm import (
 
 from .context import NativeModel, describe_context, make_context
 from .decoder import LlamaDecoder
+from .dry import DrySource
 from .gaps import CPU_RULE, GPU_RULE
+from .grammar_tokenizer import grammar_tokenizer
+from .grammars import Grammars
 from .hardware import available_memory_bytes
 from .header import ModelHeader
 from .log import native_log
 from .native_params import model_params, uses_gpu
-from .sampling import RequestSampler, SeedSource, VocabularyFacts
+from .pool_loader import LlamaPoolerModel, assemble_pooler
+from .sampler_factory import SamplerFactory, SeedSource, VocabularyFacts
 from .sandbox import TemplateLimitError
 from .settings import LlamaCppSettings
 from .template import BrokenTemplate, ChatTemplate
@@ -40,28 +43,31 @@ class LlamaModel:
     decoder: LlamaDecoder
     tokenizer: LlamaTokenizer
     renderer: ChatTemplate | BrokenTemplate | None
+    constraints: Grammars
+    dry: DrySource
     native: NativeModel
 
     def close(self) -> None:
-        """Free samplers, context and model, in this order; nothing of it may be used afterwards."""
+        """Free samplers, grammars, context and model, in this order; nothing of it may be used afterwards."""
         self.decoder.close_all()
+        self.dry.close()
+        self.constraints.close()
         self.native.close()
 
 
-def load(request: LoadRequest) -> LlamaModel:
-    """Load a GGUF file. The worker's factory. Raises ``ModelFileError`` or ``ModelLoadError``."""
+def load(request: LoadRequest) -> LlamaModel | LlamaPoolerModel:
+    """Load a GGUF file, to write or to pool. The worker's factory. Raises ``ModelFileError`` or ``ModelLoadError``."""
     try:
         settings = LlamaCppSettings.from_mapping(request.settings)
     except (TypeError, ValueError) as error:
         message = f"The settings of model {request.model_id!r} are wrong: {error}."
         raise ModelLoadError(message) from error
-    if request.mode is not Mode.GENERATE:
-        message = f"The llama_cpp engine can't load model {request.model_id!r} in mode {request.mode.value!r}."
-        raise ModelLoadError(message)
     path = _checked_path(request)
     free_bytes = available_memory_bytes()
     native = _load_file(request, path, settings)
     try:
+        if request.mode is Mode.POOL:
+            return assemble_pooler(request, path, native, settings, free_bytes)
         return _assemble(request, native, settings, free_bytes)
     except BaseException:
         native.close()
@@ -108,12 +114,16 @@ def _assemble(request: LoadRequest, native: NativeModel, settings: LlamaCppSetti
     vocab = lib.llama_model_get_vocab(native.model)
     tokenizer = LlamaTokenizer(vocab)
     renderer, template_notes = _renderer(header, vocab, tokenizer)
-    new_sampler = partial(
-        RequestSampler,
+    # Now, not when a grammar is first asked for: it would stop the step thread, and all answers, for half a second.
+    grammars = Grammars(grammar_tokenizer(vocab, tokenizer.end_tokens), tokenizer)
+    samplers = SamplerFactory(
         defaults=header.sampling_defaults(),
         vocabulary=VocabularyFacts(tokenizer.n_vocab, tokenizer.end_tokens, suppressed_tokens(vocab)),
         seeds=SeedSource(settings.seed),
         context_length=capabilities.context_length,
+        encode=tokenizer.encode_plain,
+        dry=DrySource(vocab),
+        grammars=grammars,
     )
     gap_rule = GPU_RULE if uses_gpu(settings) else CPU_RULE
     return LlamaModel(
@@ -133,9 +143,11 @@ def _assemble(request: LoadRequest, native: NativeModel, settings: LlamaCppSetti
                 "cached_sequences": plan.cached_sequences,
             },
         ),
-        decoder=LlamaDecoder(native.context, capabilities, tokenizer.n_vocab, new_sampler, gap_rule),
+        decoder=LlamaDecoder(native.context, capabilities, tokenizer.n_vocab, samplers, grammars.masks, gap_rule),
         tokenizer=tokenizer,
         renderer=renderer,
+        constraints=grammars,
+        dry=samplers.dry,
         native=native,
     )
 

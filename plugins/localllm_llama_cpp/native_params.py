@@ -6,8 +6,11 @@ from typing import Any
 
 import llama_cpp.llama_cpp as lib
 
+from localllm import PoolingKind
+
 from .hardware import physical_cores
 from .memory import MemoryPlan
+from .pool_memory import PoolPlan
 from .settings import LlamaCppSettings
 
 # enum ggml_type (ggml.h)
@@ -19,8 +22,10 @@ _SPLIT_MODES = {
 }
 # enum llama_rope_scaling_type (llama.h)
 _ROPE_SCALING_TYPES = {"model": -1, "none": 0, "linear": 1, "yarn": 2, "longrope": 3}
+_POOLING_TYPES: dict[PoolingKind, int] = {"mean": 1, "cls": 2, "last": 3, "rank": 4}  # enum llama_pooling_type
 _N_BATCH_CPU = 512  # one micro-batch: on a CPU larger steps are no faster, and a cancel waits for the step to end
 _N_BATCH_GPU = 2048
+_SCORED_ROWS = 64  # so many positions of a prompt give their logits at once: fewer would leave matrix kernels idle
 _BYTES_PER_THREAD = 8 * 1024 * 1024  # of weights: less is read and multiplied faster than two threads can meet
 
 
@@ -52,15 +57,47 @@ def default_threads(model_bytes: int, cores: int) -> int:
 
 
 def context_params(settings: LlamaCppSettings, plan: MemoryPlan, model_bytes: int) -> Any:  # noqa: ANN401
-    """Return ``llama_context_params`` for a plan."""
-    threads = settings.threads or default_threads(model_bytes, physical_cores())
-    params = lib.llama_context_default_params()
+    """Return ``llama_context_params`` for a plan, to write text."""
+    params = _common_params(settings, model_bytes)
     params.n_ctx = plan.n_ctx
     params.n_seq_max = plan.n_seq_max
     params.kv_unified = plan.layout == "unified"
     params.n_batch = settings.n_batch or (_N_BATCH_GPU if uses_gpu(settings) else _N_BATCH_CPU)
     params.n_ubatch = settings.n_ubatch
-    params.n_outputs_max = plan.n_seq_max  # the library reserves one row per sequence, and asserts on more than this
+    params.n_outputs_max = output_rows(plan)  # the library asserts on more
+    return params
+
+
+def output_rows(plan: MemoryPlan) -> int:
+    """Return how many rows of logits one batch may ask for: the library reserves one for each sequence in any case.
+
+    Each takes four bytes per token of the vocabulary, once where it is computed and once where it is read.
+    """
+    return max(plan.n_seq_max, _SCORED_ROWS)
+
+
+def pool_context_params(
+    settings: LlamaCppSettings,
+    plan: PoolPlan,
+    kind: PoolingKind,
+    model_bytes: int,
+) -> Any:  # noqa: ANN401
+    """Return ``llama_context_params`` for a plan, to pool texts."""
+    params = _common_params(settings, model_bytes)
+    params.embeddings = True
+    params.pooling_type = _POOLING_TYPES[kind]
+    params.n_ctx = plan.n_cells
+    params.n_seq_max = plan.batch_texts
+    params.kv_unified = True  # texts need cells only while they are computed: any of them may take all
+    params.n_batch = params.n_ubatch = plan.micro_batch
+    if not plan.cut_texts:
+        params.type_k = params.type_v = _GGML_TYPES["f16"]  # unused, but checked against the width of the model
+    return params
+
+
+def _common_params(settings: LlamaCppSettings, model_bytes: int) -> Any:  # noqa: ANN401
+    threads = settings.threads or default_threads(model_bytes, physical_cores())
+    params = lib.llama_context_default_params()
     params.n_threads = threads
     params.n_threads_batch = settings.threads_batch or threads
     params.flash_attn_type = -1 if settings.flash_attention == "auto" else int(settings.flash_attention)

@@ -30,6 +30,10 @@ class TokenWindow:
         for token in tokens[-size:] if size > 0 else ():
             self.add(token)
 
+    def copy(self) -> TokenWindow:
+        """Return a window with the same tokens."""
+        return TokenWindow(self._size, tuple(self._recent))
+
     @property
     def ids(self) -> NDArray[np.intp]:
         """The different tokens in the window, in no order."""
@@ -74,7 +78,9 @@ class Biases:
     """Values that are added to the logits of some tokens; minus infinity bans a token."""
 
     def __init__(self, added: Sequence[tuple[int, float]] = (), banned: Collection[int] = ()) -> None:
-        values = {token: -np.inf if bias <= BAN_AT else bias for token, bias in added}
+        values: dict[int, float] = {}
+        for token, bias in added:
+            values[token] = values.get(token, 0.0) + (-np.inf if bias <= BAN_AT else bias)
         values.update(dict.fromkeys(banned, -np.inf))
         self.ids = np.fromiter(values, dtype=np.intp, count=len(values)) if values else _NO_IDS
         self.values = np.fromiter(values.values(), dtype=np.float32, count=len(values)) if values else _NO_VALUES
@@ -106,31 +112,24 @@ class Penalties:
 
 
 class Adjusted:
-    """``with Adjusted(row, biases, penalties):`` the row is changed inside and exactly as before afterwards.
+    """``with Adjusted(row) as adjusted:`` logits are set inside and exactly as before afterwards.
 
     The row belongs to all choices that sample from it, and log-probabilities are read from it unchanged; copying its
     152,000 floats for each choice would cost more than the draw.
     """
 
-    def __init__(self, row: Row, biases: Biases, penalties: Penalties | None) -> None:
+    def __init__(self, row: Row) -> None:
         self._row = row
-        self._biases = biases
-        self._penalties = penalties
-        self._before_biases: Row = _NO_VALUES
-        self._before_penalties: Row = _NO_VALUES
+        self._before: list[tuple[NDArray[np.intp], Row]] = []
 
-    def __enter__(self) -> Row:
-        row = self._row
-        if len(self._biases.ids):  # first, as llama.cpp's chain has it (common/sampling.cpp)
-            self._before_biases = row[self._biases.ids]
-            row[self._biases.ids] = self._before_biases + self._biases.values
-        if self._penalties is not None:
-            self._before_penalties = row[self._penalties.ids]
-            row[self._penalties.ids] = self._penalties.penalise(self._before_penalties)
-        return row
+    def __enter__(self) -> Adjusted:
+        return self
+
+    def set(self, ids: NDArray[np.intp], logits: Row | np.float32) -> None:
+        """Give the tokens ``ids``, which are all different, new logits."""
+        self._before.append((ids, self._row[ids]))
+        self._row[ids] = logits
 
     def __exit__(self, *_: object) -> None:
-        if self._penalties is not None:
-            self._row[self._penalties.ids] = self._before_penalties
-        if len(self._biases.ids):
-            self._row[self._biases.ids] = self._before_biases
+        for ids, logits in reversed(self._before):
+            self._row[ids] = logits

@@ -7,12 +7,36 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from .chain import ChainParams
+
 Row = NDArray[np.float32]
 Ids = NDArray[np.intp]
 
 GROUPS = 128  # elements that compete for one maximum; more make the bound cheaper but looser
 MAXIMA_PER_K = 4  # at least so many maxima for each candidate wanted, or the bound lets too much through
 SMALLEST_GROUP = 8  # with fewer elements in a group, looking at all of them is as quick
+
+
+def candidates_of(row: Row, params: ChainParams, among: Ids | None = None) -> Ids | None:
+    """Return the ids, ascending, that the chain has to see; None stands for the whole row.
+
+    ``among`` are the ids that may be drawn at all, ascending (a grammar's, say). Only what the chain's first sampler
+    throws away is left out: later ones look at sums over all that is left. Top-n-sigma and mirostat measure the whole
+    distribution, so they need all of it.
+    """
+    logits = row if among is None else row[among]
+    ids: Ids | None = None
+    if params.begins_with_top_k:
+        ids = top_k_candidates(logits, params.top_k)
+    elif params.begins_with_min_p and len(logits):
+        ids = min_p_candidates(logits, params.min_p)
+    if params.needs_finite:
+        kept = logits if ids is None else logits[ids]
+        finite = np.isfinite(kept).nonzero()[0]
+        ids = finite if ids is None else ids[finite]
+    if among is None:
+        return ids
+    return among if ids is None else among[ids]
 
 
 def top_k_candidates(row: Row, k: int) -> Ids | None:

@@ -3,175 +3,214 @@
 from __future__ import annotations
 
 import math
-import random
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from localllm import InvalidRequestError, Sampled, SamplingParams
+from localllm import Sampled
 
 from .chain import Candidates, Chain, ChainParams
+from .dry import Dry
+from .grammars import GrammarState
 from .logprobs import RowLogprobs
-from .penalties import Adjusted, Biases, Penalties, TokenWindow
-from .pruning import min_p_candidates, top_k_candidates
+from .penalties import Adjusted, Biases, Penalties
+from .pruning import candidates_of
+from .word_bans import WordBans
 
 Row = NDArray[np.float32]
+Ids = NDArray[np.intp]
 
 GREEDY_BELOW = 1e-20  # temperatures that would drive scaled logits to infinity mean the likeliest token
+NO_TOKEN = -1
+_BANNED = np.float32(-np.inf)
 
 
 @dataclass(frozen=True, slots=True)
-class SamplingDefaults:
-    """What a request means that leaves a parameter out: the file's ``general.sampling.*``, or these."""
+class DrawRules:
+    """What all choices of a request have in common. ``ends`` are tokens that complete an answer.
 
-    temperature: float = 0.8
-    top_k: int = 40
-    top_p: float = 0.95
-    min_p: float = 0.05
+    ``early`` biases hold for the first ``min_tokens`` tokens, ``biases`` for those after. No token outside of
+    ``allowed`` (ascending ids; None: all) is drawn.
+    """
 
-    def fill(self, sampling: SamplingParams) -> ChainParams:
-        """Return the chain's parameters for one request."""
-        top_k = self.top_k if sampling.top_k is None else sampling.top_k
-        return ChainParams(
-            temperature=self.temperature if sampling.temperature is None else sampling.temperature,
-            top_k=max(0, top_k),
-            top_p=self.top_p if sampling.top_p is None else sampling.top_p,
-            min_p=self.min_p if sampling.min_p is None else sampling.min_p,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class VocabularyFacts:
-    """What sampling needs to know of the vocabulary. ``suppressed`` tokens are never drawn (the file says so)."""
-
+    params: ChainParams
     n_vocab: int
-    end_tokens: frozenset[int]
-    suppressed: frozenset[int] = frozenset()
+    ends: frozenset[int]
+    biases: Biases
+    early: Biases
+    min_tokens: int
+    allowed: Ids | None
 
 
-class SeedSource:
-    """Seeds for requests that bring none: random, or a fixed series when the configuration has a seed."""
+@dataclass(slots=True)
+class ChoiceMemory:
+    """What one choice remembers of its tokens; None where the request has no use for it."""
 
-    def __init__(self, seed: int | None) -> None:
-        self._series = None if seed is None else random.Random(seed)  # noqa: S311  # reproducible on purpose
-
-    def next(self) -> int:
-        """Return 32 bits."""
-        return secrets.randbits(32) if self._series is None else self._series.getrandbits(32)
+    penalties: Penalties | None = None
+    dry: Dry | None = None
+    words: WordBans | None = None
+    grammar: GrammarState | None = None
 
 
 class ChoiceSampler:
-    """The sampler of one choice; it remembers what was drawn, also while its sequence is preempted."""
+    """The sampler of one choice; it remembers what was drawn, also while its sequence is preempted.
 
-    def __init__(
-        self,
-        sampling: SamplingParams,
-        params: ChainParams,
-        vocabulary: VocabularyFacts,
-        seed: int,
-        window_size: int,
-        prompt: Sequence[int],
-    ) -> None:
-        self._params = params
-        self._vocabulary = vocabulary
-        self._min_tokens = sampling.min_tokens
+    Under a grammar a token is drawn as if there were none and then looked at: that costs microseconds, a mask of all
+    tokens up to milliseconds. Where it is not allowed, it leaves no trace but in the random numbers, and is drawn again
+    from those that are. That gives each allowed token the probability which a mask from the start would give it,
+    as far as top-k and its like don't come in between (llama.cpp does the same).
+    """
+
+    def __init__(self, rules: DrawRules, memory: ChoiceMemory, seed: int) -> None:
+        self._rules = rules
+        self._memory = memory
         self._n_drawn = 0
-        self._chain = None if params.temperature < GREEDY_BELOW else Chain(params, seed)
-        banned = set(vocabulary.suppressed)
-        self._biases_early = Biases(sampling.logit_bias, banned | vocabulary.end_tokens)
-        self._biases = self._biases_early if sampling.ignore_eos else Biases(sampling.logit_bias, banned)
-        self._penalties = _penalties(sampling, window_size, prompt)
+        greedy = rules.params.temperature < GREEDY_BELOW
+        self._chain = None if greedy else Chain(rules.params, seed, rules.n_vocab)
 
-    def draw(self, row: Row, candidates: Candidates) -> int:
-        """Draw from ``row``, which is unchanged afterwards. Returns -1 when not one token may be drawn.
+    @property
+    def grammar(self) -> GrammarState | None:
+        """Where the choice stands in its grammar, if it has one."""
+        return self._memory.grammar
 
-        That is so when all are banned, or when the model has computed "not a number".
+    def draw(self, row: Row, candidates: Candidates) -> int | None:
+        """Draw from ``row``, which is unchanged afterwards; None means: :meth:`redraw` with what the grammar allows.
+
+        Returns ``NO_TOKEN`` when not one token may be drawn: all are banned, the model has computed "not a number", or
+        the grammar is over.
         """
-        biases = self._biases_early if self._n_drawn < self._min_tokens else self._biases
-        with Adjusted(row, biases, self._penalties) as adjusted:
-            token = self._choose(adjusted, candidates)
-        if token >= 0:
-            self._n_drawn += 1
-            if self._chain is not None:
-                self._chain.accept(token)
-            if self._penalties is not None:
-                self._penalties.accept(token)
-        return token
+        grammar = self._memory.grammar
+        if grammar is None:
+            return self._taken(self._drawn(row, candidates, self._rules.allowed))
+        if grammar.is_over:
+            return NO_TOKEN
+        if self._chain is not None and self._rules.params.adapts:
+            return None
+        token = self._drawn(row, candidates, self._rules.allowed)
+        if token != NO_TOKEN and not grammar.allows(token):
+            return None
+        return self._taken(token)
+
+    def redraw(self, row: Row, candidates: Candidates, allowed: Ids) -> int:
+        """Draw from those tokens (ascending ids) that the grammar allows, or return ``NO_TOKEN``."""
+        if self._rules.allowed is not None:
+            allowed = np.intersect1d(allowed, self._rules.allowed, assume_unique=True)
+        return self._taken(self._drawn(row, candidates, allowed))
 
     def close(self) -> None:
         """Free what the library holds."""
         if self._chain is not None:
             self._chain.close()
+        if self._memory.dry is not None:
+            self._memory.dry.close()
 
-    def _choose(self, row: Row, candidates: Candidates) -> int:
+    def _drawn(self, row: Row, candidates: Candidates, among: Ids | None) -> int:
+        memory, rules = self._memory, self._rules
+        biases = rules.early if self._n_drawn < rules.min_tokens else rules.biases
+        with Adjusted(row) as adjusted:
+            if len(biases.ids):  # first, as llama.cpp's chain has it (common/sampling.cpp)
+                adjusted.set(biases.ids, row[biases.ids] + biases.values)
+            if memory.penalties is not None:
+                adjusted.set(memory.penalties.ids, memory.penalties.penalise(row[memory.penalties.ids]))
+            if memory.dry is not None:
+                adjusted.set(memory.dry.ids, memory.dry.penalise(row, candidates))
+            if memory.words is not None:
+                adjusted.set(memory.words.ids, _BANNED)
+            return self._choose(row, candidates, among)
+
+    def _choose(self, row: Row, candidates: Candidates, among: Ids | None) -> int:
         if self._chain is None:
-            token = int(row.argmax())  # finds the first "not a number", if there is one
-            return token if math.isfinite(row[token]) else -1
-        ids = self._prune(row)
+            return _likeliest(row, among)
+        ids = candidates_of(row, self._rules.params, among)
         kept = row if ids is None else row[ids]
         if not math.isfinite(kept.max(initial=-np.inf)):
-            return -1
+            return NO_TOKEN
         return self._chain.draw(candidates, row, ids)
 
-    def _prune(self, row: Row) -> NDArray[np.intp] | None:
-        params = self._params
-        if params.top_k > 0:
-            return top_k_candidates(row, params.top_k)
-        if params.min_p > 0.0 and params.top_p >= 1.0:
-            return min_p_candidates(row, params.min_p)
-        return None
+    def _taken(self, token: int) -> int:
+        """Remember a token that is drawn for good."""
+        if token == NO_TOKEN:
+            return token
+        self._n_drawn += 1
+        memory = self._memory
+        if self._chain is not None:
+            self._chain.accept(token)
+        if memory.penalties is not None:
+            memory.penalties.accept(token)
+        if memory.dry is not None:
+            memory.dry.accept(token)
+        if memory.words is not None:
+            memory.words.accept(token)
+        if memory.grammar is not None:
+            memory.grammar.take(token)
+        return token
 
 
 class RequestSampler:
-    """The samplers of all choices of one request."""
+    """The samplers of all choices of one request. ``logprobs`` is how many alternatives are reported, if any."""
 
-    def __init__(
-        self,
-        sampling: SamplingParams,
-        prompt: Sequence[int],
-        *,
-        defaults: SamplingDefaults,
-        vocabulary: VocabularyFacts,
-        seeds: SeedSource,
-        context_length: int,
-    ) -> None:
-        for token, _ in sampling.logit_bias:
-            if not 0 <= token < vocabulary.n_vocab:
-                message = f"logit_bias names token {token}, but this model's tokens are 0 to {vocabulary.n_vocab - 1}."
-                raise InvalidRequestError(message, param="logit_bias")
-        params = defaults.fill(sampling)
-        seed = seeds.next() if sampling.seed is None else sampling.seed
-        window = context_length if sampling.repeat_last_n < 0 else sampling.repeat_last_n
-        self._logprobs = sampling.logprobs
-        self._vocabulary = vocabulary
-        self._choices = [
-            ChoiceSampler(sampling, params, vocabulary, seed + choice, window, prompt) for choice in range(sampling.n)
-        ]
+    def __init__(self, choices: Sequence[ChoiceSampler], ends: frozenset[int], logprobs: int | None) -> None:
+        self.choices = choices
+        self._ends = ends
+        self._logprobs = logprobs
 
-    def sample(self, choice: int, row: Row, candidates: Candidates, shared: list[RowLogprobs]) -> Sampled:
-        """Draw for ``choice``. ``shared`` is an empty list for each new row; what its choices share is kept there."""
-        token = self._choices[choice].draw(row, candidates)
-        if token < 0:
-            return Sampled(token=min(self._vocabulary.end_tokens, default=0), is_end=True)
-        is_end = token in self._vocabulary.end_tokens
-        if self._logprobs is None:
-            return Sampled(token, is_end)
-        if not shared:
-            shared.append(RowLogprobs(row))
-        return Sampled(token, is_end, shared[0].of(token), shared[0].top(self._logprobs))
+    def sample(
+        self, choice: int, row: Row, candidates: Candidates, shared: list[RowLogprobs]
+    ) -> tuple[Sampled, ...] | None:
+        """Draw for ``choice``; None means: :meth:`resample` with what :meth:`grammar` allows.
+
+        ``shared`` is an empty list for each new row; what its choices share is kept there. Where a token completes a
+        grammar, the end comes with it.
+        """
+        token = self.choices[choice].draw(row, candidates)
+        return None if token is None else self._sampled(choice, token, row, shared)
+
+    def resample(
+        self, choice: int, row: Row, candidates: Candidates, shared: list[RowLogprobs], allowed: Ids
+    ) -> tuple[Sampled, ...]:
+        """Draw for ``choice`` from the tokens that its grammar allows, after a draw that it does not allow."""
+        token = self.choices[choice].redraw(row, candidates, allowed)
+        return self._sampled(choice, token, row, shared)
+
+    def grammar(self, choice: int) -> GrammarState:
+        """Return where ``choice`` stands in its grammar, which it has if :meth:`sample` ever returned None."""
+        grammar = self.choices[choice].grammar
+        if grammar is None:
+            message = f"choice {choice} has no grammar"
+            raise LookupError(message)
+        return grammar
 
     def close(self) -> None:
         """Free what the library holds."""
-        for choice in self._choices:
+        for choice in self.choices:
             choice.close()
 
+    def _sampled(self, choice: int, token: int, row: Row, shared: list[RowLogprobs]) -> tuple[Sampled, ...]:
+        if token == NO_TOKEN:
+            return (self._end(),)
+        is_end = token in self._ends
+        if self._logprobs is None:
+            sampled = Sampled(token, is_end)
+        else:
+            if not shared:
+                shared.append(RowLogprobs(row))
+            sampled = Sampled(token, is_end, shared[0].of(token), shared[0].top(self._logprobs))
+        grammar = self.choices[choice].grammar
+        if grammar is not None and not is_end and grammar.is_over:
+            return (sampled, self._end())
+        return (sampled,)
 
-def _penalties(sampling: SamplingParams, window_size: int, prompt: Sequence[int]) -> Penalties | None:
-    neutral = sampling.repeat_penalty == 1.0 and sampling.frequency_penalty == 0.0 and sampling.presence_penalty == 0.0
-    if neutral or window_size == 0:
-        return None
-    window = TokenWindow(window_size, prompt)
-    return Penalties(window, sampling.repeat_penalty, sampling.frequency_penalty, sampling.presence_penalty)
+    def _end(self) -> Sampled:
+        return Sampled(token=min(self._ends, default=0), is_end=True)
+
+
+def _likeliest(row: Row, among: Ids | None) -> int:
+    if among is None:
+        token = int(row.argmax())  # finds the first "not a number", if there is one
+    elif len(among):
+        token = int(among[row[among].argmax()])
+    else:
+        return NO_TOKEN
+    return token if math.isfinite(row[token]) else NO_TOKEN

@@ -13,6 +13,7 @@ MAX_SEQUENCES = 256  # llama.cpp's LLAMA_MAX_SEQ (src/llama-cparams.h)
 KvLayoutSetting = Literal["auto", "unified", "streams"]
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
 SplitMode = Literal["none", "layer", "row"]
+PoolingSetting = Literal["auto", "mean", "cls", "last", "rank"]
 RopeScalingType = Literal["model", "none", "linear", "yarn", "longrope"]
 
 UNQUANTIZED_CACHE_TYPES = frozenset({"f32", "f16", "bf16"})
@@ -41,8 +42,21 @@ class LlamaCppSettings:
         "Longest step, in milliseconds, while answers are written: bounds how much of a prompt rides along.",
         minimum=1,
     )
+    pooling: PoolingSetting = setting(
+        "auto",
+        "How an embedding or reranking model's text becomes one vector or score: 'auto' (as the file says), 'mean', "
+        "'cls', 'last' or 'rank'.",
+    )
+    pool_batch_tokens: int = setting(
+        0,
+        "Tokens of short texts that are embedded or ranked at once; 0: 256 on a CPU, 2048 on a GPU.",
+        minimum=0,
+    )
     memory_fraction: float = setting(
-        0.75, "Share of the free memory that the KV cache may take.", minimum=0.05, maximum=1.0
+        0.75,
+        "Share of the free memory that the KV cache, or a long text that is embedded, may take.",
+        minimum=0.05,
+        maximum=1.0,
     )
     n_gpu_layers: int = setting(
         -1, "Layers on the GPU; -1: all that there are; without a GPU it has no effect.", minimum=-1
@@ -94,6 +108,7 @@ class LlamaCppSettings:
         _choice("cache_type_k", self.cache_type_k, CacheType)
         _choice("cache_type_v", self.cache_type_v, CacheType)
         _choice("split_mode", self.split_mode, SplitMode)
+        _choice("pooling", self.pooling, PoolingSetting)
         _choice("rope_scaling_type", self.rope_scaling_type, RopeScalingType)
         if not isinstance(self.flash_attention, bool) and self.flash_attention != "auto":
             message = f"flash_attention is {self.flash_attention!r}; use 'auto', true or false"

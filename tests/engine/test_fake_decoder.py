@@ -12,7 +12,7 @@ from localllm.testing.decoders import ContractViolation, EchoDecoder, FakeDecode
 TOKENS = tuple(b"a prompt of some length, with words in it")
 
 MEMORIES = {
-    "unified": Capabilities(context_length=100, n_cells=300, n_seq_max=4, n_batch=16),
+    "unified": Capabilities(context_length=100, n_cells=300, n_seq_max=4, n_batch=16, can_score=True),
     "streams": Capabilities(context_length=75, n_cells=300, n_seq_max=4, n_batch=64, layout="streams"),
     "whole": Capabilities(context_length=100, n_cells=300, n_seq_max=4, n_batch=64, can_truncate=False),
     "no copy": Capabilities(context_length=100, n_cells=300, n_seq_max=4, n_batch=64, can_copy=False),

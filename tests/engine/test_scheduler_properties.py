@@ -12,7 +12,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from localllm.contract.decoder import Capabilities
-from localllm.contract.generation import ChoiceFinished, Chunk, Finished, SamplingParams, Started
+from localllm.contract.generation import (
+    ChoiceFinished,
+    Chunk,
+    Finished,
+    PromptLogprobs,
+    PromptToken,
+    SamplingParams,
+    Started,
+)
 from localllm.contract.wire import WorkerEvent
 from localllm.engine.step_loop import PreparedRequest, StepLoop
 from localllm.testing.decoders import ByteTokenizer, FakeDecoder
@@ -52,6 +60,7 @@ class Arrival:
     owner: str
     cache_prompt: bool
     cancel_at: int | None  # steps after its arrival
+    prompt_logprobs: int | None = None
 
 
 @dataclass
@@ -73,6 +82,9 @@ class Answer:
             if isinstance(happened, Chunk):
                 entries[happened.choice] += happened.logprobs
         return dict(entries)
+
+    def prompt_tokens(self) -> list[PromptToken]:
+        return [token for happened in self.events if isinstance(happened, PromptLogprobs) for token in happened.tokens]
 
     def finishes(self) -> dict[int, ChoiceFinished]:
         return {happened.choice: happened for happened in self.events if isinstance(happened, ChoiceFinished)}
@@ -116,6 +128,7 @@ def worlds(draw: st.DrawFn) -> World:
         can_copy=draw(st.sampled_from([True, True, True, False])),
         copy_cost_tokens=draw(st.sampled_from([0, 0, 3, 12])),
         n_outputs_max=draw(st.sampled_from([1, 3, 256])),
+        can_score=True,
     )
     return World(capabilities, draw(st.sampled_from([0, 6, 25])), draw(st.sampled_from([1, 1, 1, 2, 3])))
 
@@ -146,6 +159,7 @@ def arrivals(draw: st.DrawFn, index: int) -> Arrival:
         owner=draw(st.sampled_from(["", "", "", "somebody"])),
         cache_prompt=draw(st.sampled_from([True, True, True, True, False])),
         cancel_at=draw(st.sampled_from([None, None, None, None, 0, 1, 2, 4, 8, 15])),
+        prompt_logprobs=draw(st.sampled_from([None, None, None, 0, 2])),
     )
 
 
@@ -156,14 +170,25 @@ def workloads(draw: st.DrawFn) -> list[Arrival]:
 
 def prepared(arrival: Arrival, request_id: str, prompt: bytes) -> PreparedRequest:
     return PreparedRequest(
-        request_id, tuple(prompt), arrival.sampling, arrival.owner, arrival.cache_prompt, queued_at=0.0
+        request_id,
+        tuple(prompt),
+        arrival.sampling,
+        arrival.owner,
+        arrival.cache_prompt,
+        queued_at=0.0,
+        prompt_logprobs=arrival.prompt_logprobs,
     )
 
 
 def alone(world: World, request: PreparedRequest) -> Answer:
     """The same request in an engine of its own, with more memory than it can use."""
     capabilities = Capabilities(
-        context_length=world.capabilities.context_length, n_cells=100_000, n_seq_max=16, n_batch=512, parallel=8
+        context_length=world.capabilities.context_length,
+        n_cells=100_000,
+        n_seq_max=16,
+        n_batch=512,
+        parallel=8,
+        can_score=True,
     )
     loop = StepLoop(replace(world, tokens_per_draw=1).decoder(capabilities), ByteTokenizer(), lambda: 0.0)
     loop.submit(replace(request, cache_prompt=False))
@@ -248,11 +273,16 @@ class Run:
 
 
 def check_shape(request: PreparedRequest, answer: Answer) -> None:
-    """Started, then chunks and one end for each choice, then Finished."""
+    """Started, the prompt's tokens where wanted, then chunks and one end for each choice, then Finished."""
     assert isinstance(answer.events[0], Started)
     assert isinstance(answer.events[-1], Finished)
+    n_told = sum(isinstance(happened, PromptLogprobs) for happened in answer.events)
+    assert all(isinstance(happened, PromptLogprobs) for happened in answer.events[1 : 1 + n_told])
+    told = answer.prompt_tokens()
+    assert tuple(token.id for token in told) == (() if request.prompt_logprobs is None else request.prompt)
+    assert [token.logprob is None for token in told] == [index == 0 for index in range(len(told))]
     ended: set[int] = set()
-    for happened in answer.events[1:-1]:
+    for happened in answer.events[1 + n_told : -1]:
         assert isinstance(happened, Chunk | ChoiceFinished)
         assert happened.choice not in ended
         if isinstance(happened, ChoiceFinished):
@@ -263,7 +293,7 @@ def check_shape(request: PreparedRequest, answer: Answer) -> None:
     usage = answer.events[-1].usage
     assert usage.prompt_tokens == len(request.prompt)
     assert 0 <= usage.cached_tokens < len(request.prompt)
-    assert request.cache_prompt or usage.cached_tokens == 0
+    assert (request.cache_prompt and request.prompt_logprobs is None) or usage.cached_tokens == 0
 
 
 def check_workload(world: World, workload: list[Arrival], budgets: list[int]) -> None:
@@ -278,6 +308,7 @@ def check_workload(world: World, workload: list[Arrival], budgets: list[int]) ->
         assert answer.texts() == expected.texts()
         assert answer.finishes() == expected.finishes()
         assert answer.logprobs() == expected.logprobs()
+        assert answer.prompt_tokens() == expected.prompt_tokens()
         assert answer.events[-1].usage.completion_tokens == expected.events[-1].usage.completion_tokens
     assert all(plan.slices for plan in run.decoder.plans), "a step that evaluates nothing"
     assert run.decoder.open_requests == frozenset()

@@ -75,9 +75,9 @@ class Models:
     def specs(self) -> Mapping[str, ModelSpec]:
         return self.all
 
-    def resolve(self, name: str | None) -> ModelSpec:
+    def resolve(self, name: str | None, kind: ModelKind = ModelKind.CHAT) -> ModelSpec:
         try:
-            return self.all[name or "chat"]
+            return self.all[name or {"embedding": "bert", "reranker": "judge"}.get(kind, "chat")]
         except KeyError:
             raise ModelNotFoundError(f"There is no model {name!r}.", param="model") from None
 

@@ -10,16 +10,21 @@ from hypothesis import strategies as st
 
 from localllm.contract.errors import SlowReaderError, UnavailableError
 from localllm.contract.generation import (
+    CallDelta,
     ChoiceFinished,
     Chunk,
     Finished,
     GenerateEvent,
+    PromptLogprobs,
+    PromptToken,
     Started,
     Timings,
+    TokenAlternative,
     TokenLogprob,
     Usage,
 )
-from localllm.host.event_buffer import EventBuffer, merge_chunks
+from localllm.contract.pooling import Pooled, PoolFinished, PoolStarted
+from localllm.host.event_buffer import EventBuffer, merge_chunks, pooled_answer_bytes, scored_prompt_bytes
 
 CHUNKS = st.builds(
     Chunk,
@@ -51,6 +56,58 @@ def test_merging_changes_no_answer_and_leaves_one_chunk_per_choice(chunks: list[
     assert answers(merged) == answers(events)
     assert merged[0] == Started(3)
     assert sum(isinstance(event, Chunk) for event in merged) == len({chunk.choice for chunk in chunks})
+
+
+PIECES = st.one_of(
+    st.builds(
+        Chunk, st.integers(0, 1), st.text(max_size=2), st.just(1), region=st.sampled_from(["content", "reasoning"])
+    ),
+    st.builds(
+        CallDelta,
+        st.integers(0, 1),
+        st.integers(0, 2),
+        st.sampled_from([None, None, "f"]),
+        st.text(max_size=2),
+        st.just(1),
+    ),
+)
+
+
+@given(st.lists(PIECES, max_size=30))
+def test_thoughts_text_and_calls_keep_their_order_and_stay_apart(pieces: list[GenerateEvent]) -> None:
+    def told(events: list[GenerateEvent], choice: int) -> tuple[list[tuple[str, str]], int]:
+        letters: list[tuple[str, str]] = []
+        n_tokens = 0
+        for event in events:
+            if isinstance(event, Chunk) and event.choice == choice:
+                letters += [(event.region, char) for char in event.text]
+                n_tokens += event.tokens
+            elif isinstance(event, CallDelta) and event.choice == choice:
+                letters += [("name", f"{event.index} {event.name}")] * (event.name is not None)
+                letters += [(f"call {event.index}", char) for char in event.arguments]
+                n_tokens += event.tokens
+        return letters, n_tokens
+
+    merged = merge_chunks(pieces)
+    for choice in range(2):
+        assert told(merged, choice) == told(pieces, choice)
+
+
+def test_a_long_thought_and_a_long_call_become_one_event_each() -> None:
+    pieces = (
+        [Chunk(0, "a", 1, region="reasoning")] * 3
+        + [CallDelta(0, 0, "f", "{", 1)]
+        + [CallDelta(0, 0, None, "}", 1)] * 2
+    )
+    assert merge_chunks(pieces) == [Chunk(0, "aaa", 3, region="reasoning"), CallDelta(0, 0, "f", "{}}", 3)]
+
+
+def test_the_scores_of_a_whole_prompt_fit_into_the_room_that_is_made_for_them() -> None:
+    top = tuple(TokenAlternative("a", b"a", -1.0, 1) for _ in range(5))
+    tokens = [PromptToken(1, "a", b"a", -1.0, top) for _ in range(100)]
+    buffer = EventBuffer(scored_prompt_bytes(100, 5))
+    assert all(buffer.push(PromptLogprobs((token,))) for token in tokens)
+    assert not buffer.push(PromptLogprobs(tuple(tokens)))
 
 
 def test_a_reader_that_keeps_up_gets_each_event_as_it_was_sent() -> None:
@@ -131,5 +188,33 @@ def test_a_waiting_reader_is_woken_by_an_event_and_by_an_error() -> None:
         buffer.fail(UnavailableError("gone"))
         with pytest.raises(UnavailableError):
             await reader
+
+    asyncio.run(scenario())
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=60), st.integers(1, 20))
+def test_the_vectors_that_were_asked_for_fit_unread_however_they_are_cut(parts: list[int], dimensions: int) -> None:
+    """``parts`` are how many vectors each event brings."""
+
+    async def scenario() -> None:
+        buffer = EventBuffer(pooled_answer_bytes(sum(parts), dimensions))
+        assert buffer.push(PoolStarted(1))
+        for n_vectors in parts:
+            assert buffer.push(Pooled(tuple(range(n_vectors)), bytes(4 * dimensions * n_vectors)))
+        assert buffer.push(PoolFinished(1))
+        received = [await buffer.next() for _ in range(len(parts) + 2)]
+        assert [len(event.indices) for event in received if isinstance(event, Pooled)] == parts
+
+    asyncio.run(scenario())
+
+
+def test_vectors_beyond_what_was_asked_for_do_not_fit() -> None:
+    async def scenario() -> None:
+        buffer = EventBuffer(pooled_answer_bytes(100, 64))
+        pushed = 0
+        while buffer.push(Pooled((pushed,), bytes(4 * 64))):
+            pushed += 1
+            assert pushed < 110, "it never refused"
+        assert pushed >= 100
 
     asyncio.run(scenario())

@@ -18,7 +18,7 @@ from localllm.contract.errors import (
     UnavailableError,
 )
 from localllm.contract.events import ModelLoaded
-from localllm.contract.model import Mode
+from localllm.contract.model import Mode, ModelKind
 from localllm.host.registry import ModelRegistry, RegistrySettings
 from localllm.host.states import ModelState
 from tests.host.registry_kit import GENERATE, NOTE, Models, Play, World, settle
@@ -41,6 +41,67 @@ def test_names_resolve_or_say_what_is_wrong(play: Play) -> None:
         assert registry.status() == []
 
     play(scenario)
+
+
+@pytest.mark.parametrize(
+    ("purpose", "default", "fit", "unfit"),
+    [
+        (ModelKind.EMBEDDING, "bert", ["bert", "chat"], {"judge": "'reranker' and can't give embeddings"}),
+        (ModelKind.RERANKER, "judge", ["judge", "bert"], {"chat": "'chat' and can't rank documents"}),
+        (None, "bert", ["bert", "chat", "judge"], {}),
+    ],
+)
+def test_what_a_model_is_wanted_for_chooses_the_default_and_refuses_the_unfit(
+    play: Play, purpose: ModelKind | None, default: str, fit: list[str], unfit: dict[str, str]
+) -> None:
+    async def scenario(world: World) -> None:
+        registry = world.registry
+        assert registry.resolve(None, Mode.POOL, purpose).id == default
+        assert [registry.resolve(name, Mode.POOL, purpose).id for name in fit] == fit
+        for name, words in unfit.items():
+            with pytest.raises(ModelUnsupportedError, match=words) as caught:
+                registry.resolve(name, Mode.POOL, purpose)
+            assert caught.value.message.endswith(f"Models that can: {', '.join(fit)}.")
+            assert caught.value.param == "model"
+
+    play(scenario)
+
+
+def test_a_model_is_loaded_once_for_each_mode(play: Play) -> None:
+    async def scenario(world: World) -> None:
+        async with world.registry.acquire("chat", GENERATE) as writer, world.registry.acquire("chat", Mode.POOL) as one:
+            assert one is not writer
+            async with world.registry.acquire("chat", Mode.POOL) as other:
+                assert other is one
+        assert [(status.id, status.mode) for status in world.registry.status()] == [
+            ("chat", GENERATE),
+            ("chat", Mode.POOL),
+        ]
+
+    play(scenario)
+
+
+def test_where_no_model_can_the_error_says_what_to_do(tmp_path: Path) -> None:
+    backend = BackendSpec("remote", frozenset({GENERATE}), factory="a:b")
+    registry = ModelRegistry(Models(), {"remote": backend}, RegistrySettings(tmp_path), lambda event: None, lambda: 0.0)
+    with pytest.raises(ModelUnsupportedError, match=r"No model here can; put one into the models' folder embedding/\."):
+        registry.resolve("chat", Mode.POOL, ModelKind.EMBEDDING)
+
+
+def test_a_model_that_the_engine_refuses_for_a_mode_is_not_loaded_and_others_are_named(tmp_path: Path) -> None:
+    backend = BackendSpec(
+        "remote",
+        frozenset(Mode),
+        factory="a:b",
+        refuses=lambda spec, mode: "it only drafts" if (spec.id, mode) == ("chat", Mode.POOL) else None,
+    )
+    registry = ModelRegistry(Models(), {"remote": backend}, RegistrySettings(tmp_path), lambda event: None, lambda: 0.0)
+    with pytest.raises(
+        ModelUnsupportedError, match=r"'chat' can't be loaded to pool: it only drafts\. Models that can: "
+    ) as caught:
+        registry.resolve("chat", Mode.POOL, ModelKind.EMBEDDING)
+    assert "chat" not in caught.value.message.partition("Models that can: ")[2]
+    assert registry.resolve("chat", GENERATE).id == "chat"
 
 
 def test_a_mode_that_the_engine_lacks_is_refused(tmp_path: Path) -> None:

@@ -244,6 +244,63 @@ def test_a_configured_default_that_is_not_there_is_not_replaced(tmp_path: Path) 
         found.resolve(None)
 
 
+@pytest.mark.parametrize(
+    ("embedders", "rerankers", "options", "embedding", "reranker"),
+    [
+        ([], [], {}, None, None),
+        (["localllm-demo-embed", "e2", "e1"], ["localllm-demo-rerank", "r"], {}, "e1", "r"),
+        (["localllm-demo-embed"], ["localllm-demo-rerank"], {}, "localllm-demo-embed", "localllm-demo-rerank"),
+        (["e1", "e2"], [], {}, "e1", "e1"),
+        ([], ["r"], {}, None, "r"),
+        (["e1", "e2"], ["r"], {"default_embedding": "e2.gguf", "default_reranker": "e1"}, "e2", "e1"),
+        ([], [], {"default_embedding": "chat"}, "chat", "chat"),
+    ],
+)
+def test_embeddings_and_reranking_have_defaults_of_their_own(
+    tmp_path: Path,
+    embedders: list[str],
+    rerankers: list[str],
+    options: dict[str, str],
+    embedding: str | None,
+    reranker: str | None,
+) -> None:
+    RawGguf().write(tmp_path / "chat" / "chat.gguf")
+    for folder, names in (("embedding", embedders), ("reranker", rerankers)):
+        for name in names:
+            architecture("bert").write(tmp_path / folder / f"{name}.gguf")
+    found = catalog(tmp_path, **options)
+    assert (found.default, found.problems) == ("chat", ())
+    for kind, expected in ((ModelKind.EMBEDDING, embedding), (ModelKind.RERANKER, reranker)):
+        if expected is not None:
+            assert found.resolve(None, kind).id == expected
+            continue
+        words = f"put a GGUF file into {tmp_path}/{kind.value}, or set models.default_{kind.value}"
+        with pytest.raises(ModelNotFoundError, match=words) as caught:
+            found.resolve(None, kind)
+        assert caught.value.param == "model"
+
+
+def test_a_configured_default_of_a_kind_that_is_not_there_is_not_replaced(tmp_path: Path) -> None:
+    architecture("bert").write(tmp_path / "embedding" / "e.gguf")
+    found = catalog(tmp_path, default_embedding="gone", default_reranker="gone too")
+    assert found.problems == (
+        "models.default_embedding: there is no model 'gone'",
+        "models.default_reranker: there is no model 'gone too'",
+    )
+    for kind in (ModelKind.EMBEDDING, ModelKind.RERANKER):
+        with pytest.raises(ModelNotFoundError):
+            found.resolve(None, kind)
+
+
+def test_files_from_the_command_line_are_the_defaults_of_their_kinds(tmp_path: Path) -> None:
+    architecture("bert").write(tmp_path / "models" / "embedding" / "a.gguf")
+    chat = RawGguf().write(tmp_path / "c.gguf")
+    bert = architecture("bert").write(tmp_path / "b.gguf")
+    found = catalog(tmp_path / "models", files=(chat, bert), default_embedding="a")
+    defaults = [found.resolve(None, kind).id for kind in (ModelKind.CHAT, ModelKind.EMBEDDING, ModelKind.RERANKER)]
+    assert defaults == ["c", "b", "b"]
+
+
 def test_a_file_from_the_command_line_is_served_and_the_default(tmp_path: Path) -> None:
     RawGguf().write(tmp_path / "models" / "chat" / "a.gguf")
     outside = RawGguf().write(tmp_path / "elsewhere" / "b.gguf")

@@ -13,13 +13,15 @@ from localllm.contract.generation import (
     ChoiceFinished,
     Chunk,
     Finished,
+    PromptLogprobs,
+    PromptToken,
     Started,
     Timings,
     TokenAlternative,
     TokenLogprob,
     Usage,
 )
-from localllm.openai import ChatShape, CompletionShape, Reply, response_chunks, whole_response
+from localllm.openai import ChatShape, CompletionShape, Reply, parse_completion, response_chunks, whole_response
 
 END = Finished(Usage(prompt_tokens=10, completion_tokens=4, cached_tokens=6), Timings(1.0, 8.0, 20.0))
 USAGE = {
@@ -168,43 +170,12 @@ def test_chat_logprobs_are_the_same_streamed_or_not(reply: Reply, script: Any, r
     json.dumps(chunks, allow_nan=False)
 
 
-def test_whole_completion_with_echo_and_legacy_logprobs(reply: Reply, script: Any, run: Any, gather: Any) -> None:
-    events = (
-        Started(10),
-        Chunk(0, "Eif", 1, (EIFFEL,)),
-        Chunk(0, "\ufffd", 1, (BANNED,)),
-        ChoiceFinished(0, "length"),
-        END,
-    )
-    shape = CompletionShape(reply, ["Le "], n=1, logprobs=True)
-    body = run(whole_response(shape, script(*events).play(), n_choices=1))
-    assert body["object"] == "text_completion"
-    assert body["choices"] == [
-        {
-            "index": 0,
-            "text": "Le Eif\ufffd",
-            "logprobs": {
-                "tokens": ["Eif", "\ufffd"],
-                "token_logprobs": [-0.5, -9999.0],
-                "top_logprobs": [{"Eif": -0.5, "A": -1.0}, {"\ufffd": -9999.0, "x": -0.1}],
-                "text_offset": [3, 6],
-            },
-            "finish_reason": "length",
-        }
-    ]
-    assert body["usage"] == USAGE
-    streamed = gather(
-        response_chunks(CompletionShape(reply, ["Le "], n=1, logprobs=True), script(*events).play(), n_choices=1)
-    )
-    offsets = [c["logprobs"]["text_offset"] for chunk in streamed for c in chunk["choices"] if c["logprobs"]]
-    assert offsets == [[3], [6]]
-
-
 def test_completion_stream(reply: Reply, script: Any, gather: Any) -> None:
-    shape = CompletionShape(reply, ["", "Q"], n=1)
+    shape = CompletionShape(reply, parse_completion({"prompt": ["P", "Q"], "echo": True}))
     chunks = gather(response_chunks(shape, script(*TWO).play(), n_choices=2))
     seen = [(c["index"], c["text"], c["finish_reason"]) for chunk in chunks for c in chunk["choices"]]
     assert seen == [
+        (0, "P", None),
         (1, "Q", None),
         (1, "b", None),
         (0, "a", None),
@@ -259,3 +230,55 @@ def test_timings_of_nothing_are_zero_not_infinite(reply: Reply, script: Any, run
     end = Finished(Usage(prompt_tokens=3, completion_tokens=0, cached_tokens=3), Timings(0.0, 0.0, 0.0))
     body = run(whole_response(ChatShape(reply), script(ChoiceFinished(0, "stop"), end).play(), n_choices=1))
     assert {value for key, value in body["timings"].items() if key != "cache_n"} == {0}
+
+
+WARNED = (Started(10, warnings=("One is left out.", "So is two.")), *ONE[1:])
+
+
+def test_warnings_stand_in_the_response(reply: Reply, script: Any, run: Any) -> None:
+    body = run(whole_response(ChatShape(reply), script(*WARNED).play(), n_choices=1))
+    assert body["warnings"] == ["One is left out.", "So is two."]
+    assert "warnings" not in run(whole_response(ChatShape(reply), script(*ONE).play(), n_choices=1))
+
+
+@pytest.mark.parametrize("n_events", [len(WARNED), 4])
+def test_warnings_stand_on_the_first_chunk_of_a_stream(reply: Reply, script: Any, gather: Any, n_events: int) -> None:
+    """A completion has no opening chunk, and one without text only its last one: they still arrive, and once."""
+    events = WARNED if n_events == len(WARNED) else (WARNED[0], Chunk(0, "", 1), ChoiceFinished(0, "stop"), END)
+    for shape in (ChatShape(reply), CompletionShape(reply, parse_completion({"prompt": "P"}))):
+        first, *others = gather(response_chunks(shape, script(*events).play(), n_choices=1, include_usage=True))
+        assert first["warnings"] == ["One is left out.", "So is two."]
+        assert first["choices"]
+        assert all("warnings" not in chunk for chunk in others)
+    assert all("warnings" not in chunk for chunk in gather(response_chunks(shape, script(*ONE).play(), n_choices=1)))
+
+
+def test_only_selected_answers_are_returned(reply: Reply, script: Any, run: Any) -> None:
+    shape = CompletionShape(reply, parse_completion({"prompt": "P", "best_of": 2}))
+    body = run(whole_response(shape, script(*TWO).play(), n_choices=2, select=lambda answers: [answers[1]]))
+    assert [(choice["index"], choice["text"]) for choice in body["choices"]] == [(0, "b")]
+    assert body["usage"] == USAGE
+
+
+def test_prompt_logprobs_of_a_chat_are_vllms(reply: Reply, script: Any, run: Any) -> None:
+    tops = (
+        TokenAlternative("a", b"a", -0.5, 1),
+        TokenAlternative("b", b"b", -1.0, 2),
+        TokenAlternative("c", b"c", -2.0),
+    )
+    tokens = (
+        PromptToken(9, "", b"", None),
+        PromptToken(2, "b", b"b", -1.0, tops),
+        PromptToken(3, "\ufffd", b"\xc3", float("-inf"), tops[:1]),
+    )
+    events = (ONE[0], PromptLogprobs(tokens[:2]), PromptLogprobs(tokens[2:]), *ONE[1:])
+    body = run(whole_response(ChatShape(reply, prompt_logprobs=3), script(*events).play(), n_choices=1))
+    best = {"logprob": -0.5, "rank": 1, "decoded_token": "a"}
+    assert body["prompt_logprobs"] == [
+        None,
+        {"2": {"logprob": -1.0, "rank": 2, "decoded_token": "b"}, "1": best},
+        {"3": {"logprob": -9999.0, "rank": None, "decoded_token": "\ufffd"}, "1": best},
+    ]
+    fewer = run(whole_response(ChatShape(reply, prompt_logprobs=0), script(*events).play(), n_choices=1))
+    assert [entry and list(entry) for entry in fewer["prompt_logprobs"]] == [None, ["2"], ["3"]]
+    assert "prompt_logprobs" not in run(whole_response(ChatShape(reply), script(*events).play(), n_choices=1))

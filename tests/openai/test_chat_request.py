@@ -164,3 +164,35 @@ def test_template_arguments_reach_the_template() -> None:
 def test_prompt_cache_can_be_left_out() -> None:
     assert parse(HELLO).cache_prompt
     assert not parse(HELLO, cache_prompt=False).cache_prompt
+
+
+DRAFT = [*HELLO, {"role": "assistant", "content": "Once upon"}]
+
+
+def test_last_message_can_be_continued() -> None:
+    for fields in ({}, {"add_generation_prompt": False}, {"add_generation_prompt": None}):
+        prompt = parse(DRAFT, continue_final_message=True, **fields).prompt
+        assert isinstance(prompt, ChatPrompt)
+        assert prompt.continue_final_message
+    for fields in ({}, {"continue_final_message": False}, {"continue_final_message": None}):
+        prompt = parse(DRAFT, add_generation_prompt=True, **fields).prompt
+        assert isinstance(prompt, ChatPrompt)
+        assert not prompt.continue_final_message
+
+
+@pytest.mark.parametrize(
+    ("messages", "fields", "error"),
+    [
+        (DRAFT, {"continue_final_message": True, "add_generation_prompt": True}, InvalidRequestError),
+        (HELLO, {"continue_final_message": True}, InvalidRequestError),
+        ([*HELLO, {"role": "assistant"}], {"continue_final_message": True}, InvalidRequestError),
+        (DRAFT, {"continue_final_message": "yes"}, InvalidRequestError),
+        (DRAFT, {"add_generation_prompt": False}, UnsupportedFeatureError),
+        (DRAFT, {"add_generation_prompt": 0}, InvalidRequestError),
+    ],
+)
+def test_bad_end_of_a_prompt_is_refused(messages: Any, fields: dict[str, Any], error: type[LocalLLMError]) -> None:
+    with pytest.raises(LocalLLMError) as caught:
+        parse(messages, **fields)
+    assert type(caught.value) is error
+    assert caught.value.param == next(iter(fields))

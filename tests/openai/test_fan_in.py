@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 
 from localllm.contract.errors import ContextLengthExceededError, ProtocolError
-from localllm.contract.generation import ChoiceFinished, Chunk, Finished, Started, Timings, Usage
+from localllm.contract.generation import (
+    ChoiceFinished,
+    Chunk,
+    Finished,
+    PromptLogprobs,
+    PromptToken,
+    Started,
+    Timings,
+    Usage,
+)
 from localllm.openai import merge_generations
 
 
@@ -85,3 +94,18 @@ def test_slow_reader_holds_the_generations_back(script: Any) -> None:
         await merged.aclose()
 
     asyncio.run(read_one_event())
+
+
+def test_prompts_are_counted_and_a_warning_is_given_once(script: Any, gather: Any) -> None:
+    def scored(name: str, *warnings: str) -> Any:
+        _, *rest = generation(name, tokens=1)
+        score = PromptLogprobs((PromptToken(1, name, name.encode(), None),))
+        return script(Started(1, warnings), score, *rest).play()
+
+    first, *events = gather(merge_generations([scored("a", "x", "y"), scored("b", "y"), scored("c", "x", "z")], n=1))
+    assert first == Started(3, ("x", "y", "z"))
+    scores = {event.prompt: event.tokens[0].text for event in events if isinstance(event, PromptLogprobs)}
+    assert scores == {0: "a", 1: "b", 2: "c"}
+    for index in range(3):
+        of_one = [event for event in events if getattr(event, "prompt", getattr(event, "choice", None)) == index]
+        assert [type(event) for event in of_one] == [PromptLogprobs, Chunk, ChoiceFinished]

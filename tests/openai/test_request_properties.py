@@ -20,18 +20,20 @@ SCALARS = (
     | st.integers(-3, 40)
     | st.floats()
     | st.text(max_size=20)
-    | st.sampled_from(["text", "user", "auto", "none", "1", "refusal", "image_url", "tool", "assistant", "\ud800", ""])
+    | st.sampled_from(
+        ["text", "user", "auto", "none", "1", "refusal", "image_url", "tool", "assistant", "\ud800", "", "{}"]
+    )
 )
-KEYS = st.sampled_from(["role", "content", "type", "text", "name", "tool_calls", "1", "7", "include_usage"]) | st.text(
-    max_size=5
-)
+KEYS = st.sampled_from(
+    ["role", "content", "type", "text", "name", "tool_calls", "1", "7", "include_usage", "schema", "json"]
+) | st.text(max_size=5)
 JSON = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=12
 )
 
 
 def names_of(model: type[ChatCompletionRequest] | type[CompletionRequest], refusals: Any) -> list[str]:
-    aliases = {"repetition_penalty", "repeat_penalty_num", "n_predict"}
+    aliases = {"repetition_penalty", "repeat_penalty_num", "n_predict", "typical", "mirostat_mode"}
     return sorted({*model.model_fields, *refusals, *aliases})
 
 
@@ -67,6 +69,7 @@ def test_any_completion_body_is_a_request_or_an_error_with_param(body: dict[str,
         assert len(error.message.encode()) < 2500
     else:
         assert 1 <= len(requests) * requests[0].sampling.n <= 128
+        assert requests[0].sampling.max_tokens != 0 or requests[0].prompt_logprobs is not None
 
 
 @settings(max_examples=EXAMPLES, deadline=None)

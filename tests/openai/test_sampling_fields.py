@@ -58,9 +58,30 @@ BOTH = pytest.mark.parametrize("sampling", [chat_sampling, completion_sampling])
         ("stop", ["a", "b"], "stop", ("a", "b")),
         ("stop", [], "stop", ()),
         ("logit_bias", {"5": 1, "6": -100}, "logit_bias", ((5, 1.0), (6, -100.0))),
-        ("logit_bias", [[5, 0.5], ["6", False]], "logit_bias", ((5, 0.5), (6, -100.0))),
-        ("logit_bias", [[5, 1], [5, 2]], "logit_bias", ((5, 2.0),)),
+        ("logit_bias", [[5, 0.5], [6, False]], "logit_bias", ((5, 0.5), (6, -100.0))),
         ("logit_bias", {}, "logit_bias", ()),
+        ("logit_bias", {"5": 1, " yes": 2}, "text_bias", ((" yes", 2.0),)),
+        ("typical_p", 0.5, "typical_p", 0.5),
+        ("typical", 1, "typical_p", 1.0),
+        ("top_n_sigma", -1, "top_n_sigma", -1.0),
+        ("top_n_sigma", 1.5, "top_n_sigma", 1.5),
+        ("xtc_probability", 0.5, "xtc_probability", 0.5),
+        ("xtc_threshold", 0.2, "xtc_threshold", 0.2),
+        ("dry_multiplier", 0.8, "dry_multiplier", 0.8),
+        ("dry_base", 2, "dry_base", 2.0),
+        ("dry_allowed_length", 0, "dry_allowed_length", 0),
+        ("dry_penalty_last_n", -1, "dry_penalty_last_n", -1),
+        ("dry_sequence_breakers", ["\n", "ä"], "dry_sequence_breakers", ("\n", "ä")),
+        ("dry_sequence_breakers", [], "dry_sequence_breakers", ()),
+        ("mirostat", 2, "mirostat", 2),
+        ("mirostat_mode", 1, "mirostat", 1),
+        ("mirostat_tau", 3, "mirostat_tau", 3.0),
+        ("mirostat_eta", 0.2, "mirostat_eta", 0.2),
+        ("stop_token_ids", [5, 0], "stop_tokens", (5, 0)),
+        ("stop_token_ids", [], "stop_tokens", ()),
+        ("allowed_token_ids", [7, 5], "allowed_tokens", (7, 5)),
+        ("bad_words", ["no", " never"], "bad_words", ("no", " never")),
+        ("bad_words", [], "bad_words", ()),
     ],
 )
 def test_field_reaches_the_engine(sampling: Sampler, field: str, value: Any, attribute: str, expected: Any) -> None:
@@ -73,11 +94,19 @@ def test_silent_request_leaves_the_choice_to_the_model(sampling: Sampler) -> Non
     assert (params.temperature, params.top_k, params.top_p, params.min_p, params.seed) == (None,) * 5
     assert params.repeat_penalty == 1.0
     assert params.logprobs is None
+    neutral = SamplingParams(max_tokens=params.max_tokens)
+    assert params == neutral
 
 
 WRONG_TYPES: tuple[Any, ...] = ("hot", "1", True, [], {}, [1])
-NUMBERS = ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repeat_penalty")
-INTEGERS = ("top_k", "repeat_last_n", "seed", "n", "max_tokens", "min_tokens")
+BASIC_NUMBERS = ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repeat_penalty")
+SAMPLER_NUMBERS = (
+    *("typical_p", "top_n_sigma", "xtc_probability", "xtc_threshold", "dry_multiplier", "dry_base"),
+    *("mirostat_tau", "mirostat_eta"),
+)
+NUMBERS = (*BASIC_NUMBERS, *SAMPLER_NUMBERS)
+BASIC_INTEGERS = ("top_k", "repeat_last_n", "seed", "n", "max_tokens", "min_tokens")
+INTEGERS = (*BASIC_INTEGERS, "dry_allowed_length", "dry_penalty_last_n", "mirostat", "prompt_logprobs")
 FLAGS = ("stream", "ignore_eos", "include_stop_str_in_output", "cache_prompt", "timings_per_token")
 
 BAD: list[tuple[str, Any]] = [
@@ -99,10 +128,25 @@ BAD: list[tuple[str, Any]] = [
     *(("max_tokens", value) for value in (0, -2, 2**31)),
     ("min_tokens", -1),
     *(("stop", value) for value in (5, True, {}, "", "x" * 1025, [""], [5], [None], ["x"] * 17, ["x" * 1025])),
-    *(("logit_bias", value) for value in ("x", 5, True, [5], [[5]], [[5, 1, 1]], {"x": 1}, {"-1": 1}, {"5": "1"})),
-    *(("logit_bias", value) for value in ({"5": True}, {"5": 100.5}, {"5": float("nan")}, [[True, 1]], [[1.5, 1]])),
-    *(("logit_bias", value) for value in ({str(2**31): 1}, {"9" * 5000: 1}, {"²": 1}, [[5, None]])),
-    ("logit_bias", {str(token): 1 for token in range(1025)}),
+    *(("logit_bias", value) for value in ("x", 5, True, [5], {"-1": 1}, {"5": "1"}, {"": 1}, {"x": 101})),
+    *(("typical_p", value) for value in (-0.1, 1.1)),
+    *(("top_n_sigma", value) for value in (-1.1, 1001)),
+    *(("xtc_probability", value) for value in (-0.1, 1.1)),
+    *(("xtc_threshold", value) for value in (-0.1, 1.1)),
+    *(("dry_multiplier", value) for value in (-0.1, 101)),
+    *(("dry_base", value) for value in (0.9, 101)),
+    *(("dry_allowed_length", value) for value in (-1, 2**31)),
+    *(("dry_penalty_last_n", value) for value in (-2, 2**31)),
+    *(("mirostat", value) for value in (-1, 3)),
+    ("mirostat_mode", 3),
+    ("typical", 2),
+    *(("mirostat_tau", value) for value in (-0.1, 101)),
+    *(("mirostat_eta", value) for value in (-0.1, 1.1)),
+    *(("prompt_logprobs", value) for value in (-1, 21)),
+    *(("dry_sequence_breakers", value) for value in (5, "x", {}, [5], [""], ["x" * 65], ["x"] * 65)),
+    *(("stop_token_ids", value) for value in (5, "x", {}, ["5"], [-1], [True], [1.0], [2**31], [1] * 129)),
+    *(("allowed_token_ids", value) for value in (5, "x", {}, [], ["5"], [-1], [True], [2**31], [1] * 32_769)),
+    *(("bad_words", value) for value in (5, "x", {}, [5], [""], ["x" * 257], ["x"] * 257)),
     *(("model", value) for value in (5, True, [], {}, "x" * 513)),
     *(("stream_options", value) for value in (5, "x", [], True)),
 ]
@@ -139,7 +183,7 @@ def test_several_faults_are_all_listed(sampling: Sampler) -> None:
 @BOTH
 def test_long_list_of_faults_is_cut(sampling: Sampler) -> None:
     with pytest.raises(InvalidRequestError) as caught:
-        sampling(**dict.fromkeys((*NUMBERS, *INTEGERS), "x"))
+        sampling(**dict.fromkeys((*BASIC_NUMBERS, *BASIC_INTEGERS), "x"))
     assert len(caught.value.detail["errors"]) == 8
     assert "4 more faults are not listed" in caught.value.message
 
@@ -159,6 +203,17 @@ def test_include_usage_needs_a_stream(sampling: Sampler) -> None:
     sampling(stream_options={"include_usage": False})
     sampling(stream_options={"include_usage": None})
     sampling(stream_options={"include_usage": True}, stream=True)
+
+
+def test_prompt_logprobs_reach_the_engine_and_are_not_for_streams() -> None:
+    chat = {"messages": [{"role": "user", "content": "Hi"}]}
+    assert parse_chat(chat).generate_request().prompt_logprobs is None
+    assert parse_chat({**chat, "prompt_logprobs": 0}).generate_request().prompt_logprobs == 0
+    assert parse_completion({"prompt": "Hi", "prompt_logprobs": 20}).generate_requests()[0].prompt_logprobs == 20
+    for sampling in (chat_sampling, completion_sampling):
+        with pytest.raises(InvalidRequestError) as caught:
+            sampling(prompt_logprobs=0, stream=True)
+        assert caught.value.param == "prompt_logprobs"
 
 
 def test_newer_limit_wins_over_the_deprecated_one() -> None:

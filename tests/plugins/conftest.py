@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from starlette.applications import Starlette
@@ -30,9 +30,10 @@ from localllm.contract.generation import (
     Timings,
     Usage,
 )
-from localllm.contract.model import Mode, ModelInfo, ModelSpec
+from localllm.contract.model import Mode, ModelInfo, ModelKind, ModelSpec
 from localllm.server.middleware.error_layer import ErrorLayer
 from localllm.server.middleware.request_id import RequestId
+from localllm.testing.app import ScriptedModel, ScriptedModels
 
 Script = Callable[[GenerateRequest], Iterable[GenerateEvent | Exception | asyncio.Event]]
 
@@ -140,9 +141,11 @@ class Answer:
 class PluginServer:
     """One endpoint plugin in a small app with the server's own error layer."""
 
-    def __init__(self, plugin: ModuleType, script: Script, directory: Path, ping_seconds: float) -> None:
-        self.client = FakeClient(script)
-        self.models = FakeModels(self.client)
+    def __init__(
+        self, plugin: ModuleType, models: FakeModels | ScriptedModels, directory: Path, ping_seconds: float
+    ) -> None:
+        self.models = models
+        self.client: Any = models.client if isinstance(models, FakeModels) else models.model
         context = PluginContext(
             name=plugin.__name__,
             config=None,
@@ -218,9 +221,45 @@ class PluginServer:
         return answer
 
 
+class _Gate(asyncio.Event):
+    """Stays closed; whoever comes to it makes the client leave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = asyncio.Event()
+
+    async def wait(self) -> Literal[True]:
+        self.left.set()
+        return await super().wait()
+
+
+@pytest.fixture
+def leave_midway() -> Callable[[ScriptedModel], asyncio.Event]:
+    """Return the event by which a client leaves when its first batch is there, the others never coming."""
+
+    def leave(model: ScriptedModel) -> asyncio.Event:
+        model.pool_gate = gate = _Gate()
+        return gate.left
+
+    return leave
+
+
+@pytest.fixture
+def pooling_models() -> ScriptedModels:
+    """One model of each kind; "embedder" and "reranker" are the defaults of their work."""
+    kinds = {"chat": ModelKind.CHAT, "embedder": ModelKind.EMBEDDING, "reranker": ModelKind.RERANKER}
+    return ScriptedModels([ModelSpec(name, "scripted", kind=kind) for name, kind in kinds.items()])
+
+
 @pytest.fixture
 def make_server(tmp_path: Path) -> Callable[..., PluginServer]:
-    def make(plugin: ModuleType, script: Script = hello_script, *, ping_seconds: float = 15.0) -> PluginServer:
-        return PluginServer(plugin, script, tmp_path, ping_seconds)
+    def make(
+        plugin: ModuleType,
+        script: Script = hello_script,
+        *,
+        models: ScriptedModels | None = None,
+        ping_seconds: float = 15.0,
+    ) -> PluginServer:
+        return PluginServer(plugin, models or FakeModels(FakeClient(script)), tmp_path, ping_seconds)
 
     return make

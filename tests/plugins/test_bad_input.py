@@ -1,4 +1,4 @@
-"""Hostile bodies to both endpoints: each is answered 4xx in the one error shape, and none holds up the event loop."""
+"""Hostile bodies to each endpoint: each is answered 4xx in the one error shape, and none holds up the event loop."""
 
 from __future__ import annotations
 
@@ -11,10 +11,20 @@ import pytest
 
 import localllm_chat
 import localllm_completions
-from localllm.openai import ChatCompletionRequest, CompletionRequest
-from localllm.openai.unsupported import CHAT_REFUSALS, COMPLETION_REFUSALS
+import localllm_embeddings
+import localllm_rerank
+import localllm_tokenize
+from localllm.openai import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    RerankRequest,
+    TextsRerankRequest,
+)
+from localllm.openai.unsupported import CHAT_REFUSALS, COMPLETION_REFUSALS, EMBEDDING_REFUSALS, RERANK_REFUSALS
+from localllm_tokenize.bodies import DetokenizeBody, TokenizeBody
 
-ALIASES = ("repetition_penalty", "repeat_penalty_num", "n_predict")
+ALIASES = ("repetition_penalty", "repeat_penalty_num", "n_predict", "typical", "mirostat_mode")
 ENDPOINTS: dict[str, tuple[Any, str, dict[str, Any], list[str]]] = {
     "chat": (
         localllm_chat,
@@ -28,8 +38,46 @@ ENDPOINTS: dict[str, tuple[Any, str, dict[str, Any], list[str]]] = {
         {"prompt": "Hi"},
         sorted({*CompletionRequest.model_fields, *COMPLETION_REFUSALS, *ALIASES}),
     ),
+    "embeddings": (
+        localllm_embeddings,
+        "/v1/embeddings",
+        {"input": "Hi"},
+        sorted({*EmbeddingRequest.model_fields, *EMBEDDING_REFUSALS}),
+    ),
+    "rerank": (
+        localllm_rerank,
+        "/v1/rerank",
+        {"query": "Hi", "documents": ["Hi"]},
+        sorted({*RerankRequest.model_fields, *RERANK_REFUSALS}),
+    ),
+    "rerank v2": (
+        localllm_rerank,
+        "/v2/rerank",
+        {"query": "Hi", "documents": ["Hi"]},
+        sorted({*RerankRequest.model_fields, *RERANK_REFUSALS}),
+    ),
+    "rerank texts": (
+        localllm_rerank,
+        "/rerank",
+        {"query": "Hi", "texts": ["Hi"]},
+        sorted({*TextsRerankRequest.model_fields, *RERANK_REFUSALS} - {"texts"}),
+    ),
+    "tokenize": (localllm_tokenize, "/tokenize", {"content": "Hi"}, sorted(TokenizeBody.model_fields)),
+    "detokenize": (localllm_tokenize, "/detokenize", {"tokens": [1]}, sorted(DetokenizeBody.model_fields)),
 }
-BOTH = pytest.mark.parametrize("endpoint", list(ENDPOINTS))
+EACH = pytest.mark.parametrize("endpoint", list(ENDPOINTS))
+
+
+@pytest.fixture
+def serve(make_server: Any, pooling_models: Any) -> Any:
+    """Return the server of one endpoint."""
+
+    def make(endpoint: str) -> Any:
+        plugin = ENDPOINTS[endpoint][0]
+        scripted = plugin in (localllm_embeddings, localllm_rerank, localllm_tokenize)
+        return make_server(plugin, models=pooling_models if scripted else None)
+
+    return make
 
 
 def nested(depth: int) -> Any:
@@ -63,10 +111,10 @@ def error_of(answer: Any) -> dict[str, Any]:
     return error  # type: ignore[no-any-return]
 
 
-@BOTH
-def test_every_field_with_every_kind_of_value(make_server: Any, endpoint: str) -> None:
-    plugin, path, body, names = ENDPOINTS[endpoint]
-    server = make_server(plugin)
+@EACH
+def test_every_field_with_every_kind_of_value(serve: Any, endpoint: str) -> None:
+    _, path, body, names = ENDPOINTS[endpoint]
+    server = serve(endpoint)
     refused = dict.fromkeys(names, 0)
 
     async def walk() -> None:
@@ -109,21 +157,21 @@ RAW_BODIES = {
 }
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("name", RAW_BODIES)
-def test_body_that_is_not_sound_json(make_server: Any, endpoint: str, name: str) -> None:
-    plugin, path, _, _ = ENDPOINTS[endpoint]
-    server = make_server(plugin)
+def test_body_that_is_not_sound_json(serve: Any, endpoint: str, name: str) -> None:
+    _, path, _, _ = ENDPOINTS[endpoint]
+    server = serve(endpoint)
     error = error_of(server.post(path, RAW_BODIES[name]))
     assert error["code"] == "invalid_request"
-    assert server.client.requests == []
+    assert server.client.requests == getattr(server.client, "pool_requests", []) == []
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "", "text/json"])
-def test_other_content_types_are_refused(make_server: Any, endpoint: str, content_type: str) -> None:
-    plugin, path, body, _ = ENDPOINTS[endpoint]
-    answer = make_server(plugin).post(path, body, content_type=content_type)
+def test_other_content_types_are_refused(serve: Any, endpoint: str, content_type: str) -> None:
+    _, path, body, _ = ENDPOINTS[endpoint]
+    answer = serve(endpoint).post(path, body, content_type=content_type)
     assert error_of(answer)["code"] == "unsupported_media_type"
     assert answer.status == 415
 
@@ -156,6 +204,24 @@ HEAVY: dict[str, tuple[str, bytes]] = {
     "too many stop strings": ("chat", filled(CHAT + b'"stop":[', b"5", b"]}")),
     "too many tools": ("chat", filled(CHAT + b'"tools":[', b"{}", b"]}")),
     "too many biases": ("chat", keyed(CHAT + b'"logit_bias":{', b"}}")),
+    "biases by text": (
+        "chat",
+        CHAT + b'"logit_bias":{' + b",".join(b'"%d%s":1' % (n, b"x" * 240) for n in range(1024)) + b"}}",
+    ),
+    "a wide schema": (
+        "chat",
+        keyed(CHAT + b'"response_format":{"type":"json_schema","json_schema":{"schema":{"properties":{', b"}}}}}"),
+    ),
+    "a schema as text": ("chat", CHAT + b'"guided_json":"{' + b'\\"a\\":1,' * 28_000 + b'\\"a\\":1}"}'),
+    "brackets as a schema": ("chat", CHAT + b'"guided_json":"' + b"[" * 250_000 + b'"}'),
+    "nested parentheses as a grammar": ("chat", CHAT + b'"grammar":"root ::= ' + b"(" * 250_000 + b'"}'),
+    "too many choices": ("chat", filled(CHAT + b'"guided_choice":[', b'"a"', b"]}")),
+    "as many choices as may be": (
+        "chat",
+        CHAT + b'"guided_choice":[' + b",".join(b'"%d%s"' % (n, b"x" * 120) for n in range(1000)) + b"]}",
+    ),
+    "too many bad words": ("chat", filled(CHAT + b'"bad_words":[', b'"a"', b"]}")),
+    "as many allowed tokens as may be": ("chat", CHAT + b'"allowed_token_ids":[1%b]}' % (b",1" * 32_767)),
     "template arguments": ("chat", keyed(CHAT + b'"chat_template_kwargs":{', b"}}")),
     "unknown fields": ("chat", keyed(CHAT, b"}")),
     "one long string": ("chat", CHAT + b'"user":"' + b"\\u00e9" * (SIZE // 6) + b'"}'),
@@ -166,16 +232,47 @@ HEAVY: dict[str, tuple[str, bytes]] = {
     "bad last token id": ("completions", filled(b'{"prompt":[', b"1", b',"x"]}')),
     "token lists": ("completions", filled(b'{"prompt":[', b"[1]", b"]}")),
     "empty prompts": ("completions", filled(b'{"prompt":[', b'""', b"]}")),
+    "too many texts": ("embeddings", filled(b'{"input":[', b'"a"', b"]}")),
+    "as many texts as may be": ("embeddings", b'{"input":["a"%b]}' % (b',"some longer text"' * 2047)),
+    "as many texts in base64": (
+        "embeddings",
+        b'{"encoding_format":"base64","input":["a"%b]}' % (b',"some longer text"' * 2047),
+    ),
+    "one text of token ids": ("embeddings", filled(b'{"input":[', b"1", b"]}")),
+    "many lists of token ids": ("embeddings", b'{"input":[[1]%b]}' % ((b",[1" + b",1" * 60 + b"]") * 2047)),
+    "too many lists of token ids": ("embeddings", filled(b'{"input":[', b"[1]", b"]}")),
+    "bad last text": ("embeddings", b'{"input":["a"%b,5]}' % (b',"some longer text"' * 2046)),
+    "too many documents": ("rerank", filled(b'{"query":"a","documents":[', b'"a"', b"]}")),
+    "numbers as documents": ("rerank", filled(b'{"query":"a","documents":[', b"5", b"]}")),
+    "as many documents as may be": (
+        "rerank",
+        b'{"query":"a","documents":["a"%b]}' % (b',"some longer text"' * 2047),
+    ),
+    "as many documents by cosine": (
+        "rerank",
+        b'{"model":"embedder","query":"a","documents":["a"%b]}' % (b',"some longer text"' * 2047),
+    ),
+    "objects with many fields": (
+        "rerank",
+        b'{"query":"a","rank_fields":[%b],"documents":[{"a":"b"}%b]}'
+        % (b",".join(b'"%c"' % (97 + k) for k in range(16)), b',{"a":"some longer text","b":1}' * 2047),
+    ),
+    "tokens to spell": ("detokenize", filled(b'{"tokens":[', b"97", b"]}")),
+    "bad last token to spell": ("detokenize", filled(b'{"tokens":[', b"97", b',"x"]}')),
+    "a long query for each document": (
+        "rerank",
+        b'{"query":"%b","documents":["a"%b]}' % (b"q" * 200_000, b',"a"' * 2047),
+    ),
 }
 
 
 @pytest.mark.parametrize("name", HEAVY)
-def test_heavy_body_does_not_hold_up_the_event_loop(make_server: Any, name: str) -> None:
+def test_heavy_body_does_not_hold_up_the_event_loop(serve: Any, name: str) -> None:
     """The promise is 20 ms for any body up to 256 KB; the best of a few tries counts, for the machine is shared."""
     endpoint, body = HEAVY[name]
     assert len(body) <= SIZE + 100
-    plugin, path, _, _ = ENDPOINTS[endpoint]
-    server = make_server(plugin)
+    _, path, _, _ = ENDPOINTS[endpoint]
+    server = serve(endpoint)
 
     async def longest_stall() -> float:
         stalls = [0.0]
@@ -202,8 +299,8 @@ def test_heavy_body_does_not_hold_up_the_event_loop(make_server: Any, name: str)
     assert lag < 0.02
 
 
-def test_messages_of_errors_show_little_of_the_value(make_server: Any) -> None:
-    plugin, path, body, _ = ENDPOINTS["chat"]
+def test_messages_of_errors_show_little_of_the_value(serve: Any) -> None:
+    _, path, body, _ = ENDPOINTS["chat"]
     secret = "s" * 1000
-    answer = make_server(plugin).post(path, {**body, "temperature": secret, "top_p": {"key": secret}})
+    answer = serve("chat").post(path, {**body, "temperature": secret, "top_p": {"key": secret}})
     assert secret[:100] not in json.dumps(error_of(answer))

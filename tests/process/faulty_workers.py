@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 from localllm.contract.generation import Chunk, Finished, Started, Timings, Usage
 from localllm.contract.model import ModelInfo
+from localllm.contract.pooling import Pooled, PoolFinished
 from localllm.contract.wire import (
     Batch,
     Cancel,
@@ -219,6 +220,29 @@ def answers_fast_without_end(pipe: Pipe) -> None:
                 return
 
 
+def vectors_without_end(pipe: Pipe) -> None:
+    """Answer a request for one vector with a thousand."""
+    pipe.get_ready()
+    submit = pipe.receive()
+    assert isinstance(submit, Submit)
+    pipe.events(*((submit.request_id, Pooled((0,), bytes(4))) for _ in range(1_000)))
+    pipe.until_the_end()
+
+
+def text_for_a_pooling_request(pipe: Pipe) -> None:
+    pipe.get_ready()
+    pipe.submitted()
+    pipe.until_the_end()
+
+
+def vectors_for_a_prompt(pipe: Pipe) -> None:
+    pipe.get_ready()
+    submit = pipe.receive()
+    assert isinstance(submit, Submit)
+    pipe.events((submit.request_id, PoolFinished(1)))
+    pipe.until_the_end()
+
+
 SCRIPTS: dict[str, Callable[[Pipe], None]] = {
     script.__name__: script
     for script in (
@@ -239,7 +263,10 @@ SCRIPTS: dict[str, Callable[[Pipe], None]] = {
         refuse_to_load_and_stay,
         stderr_flood,
         stops_listening,
+        text_for_a_pooling_request,
         unknown_request_id,
+        vectors_for_a_prompt,
+        vectors_without_end,
         well_behaved,
     )
 }

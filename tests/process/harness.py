@@ -23,7 +23,7 @@ from localllm.contract.generation import (
     SamplingParams,
     TextPrompt,
 )
-from localllm.contract.model import Mode, ModelSpec
+from localllm.contract.model import Mode, ModelKind, ModelSpec
 from localllm.contract.wire import Hello
 from localllm.host.client import ClientLimits, WorkerClient
 from localllm.host.environment import worker_environment
@@ -48,7 +48,7 @@ class Models:
     def specs(self) -> Mapping[str, ModelSpec]:
         return self._specs
 
-    def resolve(self, name: str | None) -> ModelSpec:
+    def resolve(self, name: str | None, kind: ModelKind = ModelKind.CHAT) -> ModelSpec:
         chosen = self.default if name is None else name
         if chosen not in self._specs:
             raise ModelNotFoundError(f"There is no model {name!r}.", param="model")

@@ -303,8 +303,6 @@ def test_legacy_logprobs(client: OpenAI) -> None:
         ({"stop": [""]}, "stop[0]", "invalid_request"),
         ({"logit_bias": {"999999": 1}}, "logit_bias", "invalid_request"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "unsupported_feature"),
-        ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_feature"),
-        ({"extra_body": {"grammar": "root ::= [a-z]"}}, "grammar", "unsupported_feature"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])

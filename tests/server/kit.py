@@ -59,6 +59,7 @@ class FakeState:
 
     id: str
     state: str = "ready"
+    mode: Mode = Mode.GENERATE
     safe_mode: bool = False
     info: ModelInfo | None = field(default_factory=lambda: ModelInfo(context_length=256, n_vocab=8))
 

@@ -68,6 +68,18 @@ def test_one_model(path: str, found: str) -> None:
     assert get(make_kit(), f"/v1/models/{path}").json()["id"] == found
 
 
+def test_of_a_model_that_is_loaded_twice_the_mode_that_writes_is_shown() -> None:
+    kit = make_kit()
+    writes = FakeState("demo", info=ModelInfo(context_length=99, n_vocab=8))
+    pools = FakeState("demo", mode=Mode.POOL, info=ModelInfo(context_length=7, n_vocab=8))
+    for states in ([writes, pools], [pools, writes]):
+        kit.host.states = states
+        assert get(kit, "/v1/models/demo").json()["max_model_len"] == 99
+    kit.host.states = [FakeState("demo", "unloaded", info=None), pools]
+    model = get(kit, "/v1/models/demo").json()
+    assert (model["loaded"], model["state"], model["max_model_len"]) == (True, "ready", 7)
+
+
 def test_unknown_model() -> None:
     error = get(make_kit(), "/v1/models/org/other").json()["error"]
     assert (error["code"], error["param"]) == ("model_not_found", "model")

@@ -21,6 +21,7 @@ from localllm.contract.model import Mode, ModelKind, ModelSpec
 from localllm.models.gguf import read_header
 from localllm.plugin_discovery import PluginError
 from localllm.testing.app import InProcessServer, ScriptedModels
+from localllm.testing.scripted_pooling import scripted_score, scripted_vector
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
 PLUGINS = {"chat": "localllm_chat"}
@@ -72,6 +73,31 @@ def test_models_by_name_and_kind(localllm_server: Callable[..., Any]) -> None:
 
     assert run(localllm_server, scenario, models=models) == [200, 200, 404, 400]
     assert models.resolve("e", Mode.POOL).id == "e"
+
+
+def test_texts_and_pairs_through_the_kit(localllm_server: Callable[..., Any]) -> None:
+    kinds = [ModelKind.CHAT, ModelKind.EMBEDDING, ModelKind.RERANKER]
+    models = ScriptedModels([ModelSpec(kind.value, "x", kind=kind) for kind in kinds])
+
+    async def scenario() -> None:
+        plugins = {"embeddings": "localllm_embeddings", "rerank": "localllm_rerank"}
+        async with localllm_server(plugins, models=models) as server:
+            texts = ["red fox", "a fox", "blue"]
+            body = (await server.client.post("/v1/embeddings", json={"input": texts})).json()
+            assert body["model"] == "embedding"
+            vectors = [item["embedding"] for item in body["data"]]
+            assert vectors == [pytest.approx(scripted_vector(text)) for text in texts]
+            question = {"query": "fox", "documents": texts, "raw_scores": True}
+            body = (await server.client.post("/v1/rerank", json=question)).json()
+            assert body["model"] == "reranker"
+            scores = {result["index"]: result["relevance_score"] for result in body["results"]}
+            assert scores == {index: scripted_score("fox", text) for index, text in enumerate(texts)}
+            server.model.answers.append(OverloadedError("The queue is full."))
+            assert (await server.client.post("/v1/rerank", json=question)).status_code == 503
+            assert [len(request.inputs) for request in server.model.pool_requests] == [3, 3, 3]
+            assert (server.model.n_open, server.models.n_acquired) == (0, 0)
+
+    asyncio.run(scenario())
 
 
 def test_the_configuration_counts(localllm_server: Callable[..., Any]) -> None:

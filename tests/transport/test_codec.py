@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from typing import Any
+from dataclasses import MISSING, fields, replace
+from typing import Any, get_args
 
 import orjson
 import pytest
@@ -14,12 +14,17 @@ from hypothesis import strategies as st
 from localllm.contract.backend import LoadRequest
 from localllm.contract.errors import InvalidRequestError, LocalLLMError, ProtocolError
 from localllm.contract.generation import (
+    CallDelta,
     ChatPrompt,
     ChoiceFinished,
     Chunk,
+    Constraint,
     Failed,
     Finished,
     GenerateRequest,
+    InfillPrompt,
+    PromptLogprobs,
+    PromptToken,
     SamplingParams,
     Started,
     TextPrompt,
@@ -30,7 +35,16 @@ from localllm.contract.generation import (
     Usage,
 )
 from localllm.contract.model import Mode, ModelInfo
-from localllm.contract.wire import Batch, Cancel, Hello, LoadFailed, Ready, Shutdown, Submit
+from localllm.contract.pooling import (
+    PairPrompt,
+    Pooled,
+    PoolFinished,
+    PoolingInfo,
+    PoolRequest,
+    PoolStarted,
+)
+from localllm.contract.texts import DetokenizeRequest, RenderRequest, TextResult, TokenizeRequest
+from localllm.contract.wire import Batch, Cancel, Hello, LoadFailed, Ready, Shutdown, Submit, WorkerEvent
 from localllm.transport.codec import decode_from_worker, decode_to_worker, encode_from_worker, encode_to_worker
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)  # a lone surrogate is no text
@@ -67,32 +81,88 @@ SAMPLING = st.builds(
     include_stop=st.booleans(),
     ignore_eos=st.booleans(),
     logprobs=st.none() | INTS,
+    stop_tokens=tuples(INTS),
+    allowed_tokens=st.none() | tuples(INTS),
+    bad_words=tuples(TEXT),
+    text_bias=tuples(st.tuples(TEXT, FLOATS)),
+    typical_p=FLOATS,
+    dry_sequence_breakers=tuples(TEXT),
+    mirostat=INTS,
+    constraint=st.none()
+    | st.builds(Constraint, st.sampled_from(["json_object", "json_schema", "lark"]), TEXT, st.booleans()),
 )
 PROMPTS = (
-    st.builds(ChatPrompt, messages=tuples(OBJECTS), template_kwargs=OBJECTS)
+    st.builds(
+        ChatPrompt,
+        messages=tuples(OBJECTS),
+        template_kwargs=OBJECTS,
+        tools=tuples(OBJECTS),
+        tool_choice=st.sampled_from(["none", "auto", "required"]),
+        tool_name=st.none() | TEXT,
+        parallel_tool_calls=st.booleans(),
+        continue_final_message=st.booleans(),
+        thought_budget=st.none() | INTS,
+    )
     | st.builds(TextPrompt, TEXT)
     | st.builds(TokenPrompt, tuples(INTS))
+    | st.builds(InfillPrompt, TEXT, TEXT)
 )
-REQUESTS = st.builds(GenerateRequest, PROMPTS, SAMPLING, TEXT, st.booleans())
+REQUESTS = st.builds(GenerateRequest, PROMPTS, SAMPLING, TEXT, st.booleans(), st.none() | INTS)
+POOL_INPUTS = st.builds(TextPrompt, TEXT) | st.builds(TokenPrompt, tuples(INTS)) | st.builds(PairPrompt, TEXT, TEXT)
+POOL_REQUESTS = st.builds(
+    PoolRequest, tuples(POOL_INPUTS), st.booleans(), st.none() | INTS, st.none() | INTS, st.booleans(), TEXT
+)
+CHATS = st.builds(ChatPrompt, messages=tuples(OBJECTS), template_kwargs=OBJECTS)
+TEXT_REQUESTS = (
+    st.builds(TokenizeRequest, st.builds(TextPrompt, TEXT) | CHATS, st.booleans(), st.booleans(), st.booleans())
+    | st.builds(DetokenizeRequest, tuples(INTS))
+    | st.builds(RenderRequest, CHATS)
+)
 LOADS = st.builds(LoadRequest, TEXT, st.none() | TEXT, st.sampled_from(Mode), OBJECTS, st.booleans())
 TO_WORKER = (
-    st.builds(Hello, TEXT, LOADS) | st.builds(Submit, TEXT, REQUESTS) | st.builds(Cancel, TEXT) | st.just(Shutdown())
+    st.builds(Hello, TEXT, LOADS)
+    | st.builds(Submit, TEXT, REQUESTS | POOL_REQUESTS | TEXT_REQUESTS)
+    | st.builds(Cancel, TEXT)
+    | st.just(Shutdown())
 )
 
-LOGPROBS = st.builds(
-    TokenLogprob, TEXT, st.binary(max_size=6), FLOATS, tuples(st.builds(TokenAlternative, TEXT, st.binary(), FLOATS))
+TOP = tuples(st.builds(TokenAlternative, TEXT, st.binary(), FLOATS, st.none() | INTS))
+LOGPROBS = st.builds(TokenLogprob, TEXT, st.binary(max_size=6), FLOATS, TOP)
+PROMPT_TOKENS = st.builds(PromptToken, INTS, TEXT, st.binary(max_size=6), st.none() | FLOATS, TOP)
+POOLED = st.tuples(st.integers(1, 4), st.integers(1, 5)).flatmap(
+    lambda size: st.builds(
+        Pooled,
+        st.lists(INTS, min_size=size[0], max_size=size[0]).map(tuple),
+        st.binary(min_size=4 * size[0] * size[1], max_size=4 * size[0] * size[1]),
+    )
 )
 ERRORS = st.builds(lambda text, param: InvalidRequestError(text, param=param).to_wire(), TEXT, st.none() | TEXT)
 EVENTS = (
-    st.builds(Started, INTS)
+    st.builds(Started, INTS, tuples(TEXT))
+    | st.builds(PromptLogprobs, tuples(PROMPT_TOKENS), INTS)
     | st.builds(Chunk, INTS, TEXT, INTS)
-    | st.builds(Chunk, INTS, TEXT, INTS, tuples(LOGPROBS))
-    | st.builds(ChoiceFinished, INTS, st.sampled_from(["stop", "length"]), st.none() | TEXT)
-    | st.builds(Finished, st.builds(Usage, INTS, INTS, INTS), st.builds(Timings, FLOATS, FLOATS, FLOATS))
+    | st.builds(Chunk, INTS, TEXT, INTS, tuples(LOGPROBS), st.sampled_from(["content", "reasoning"]))
+    | st.builds(CallDelta, INTS, INTS, st.none() | TEXT, TEXT, INTS, tuples(LOGPROBS))
+    | st.builds(ChoiceFinished, INTS, st.sampled_from(["stop", "length", "tool_calls"]), st.none() | TEXT)
+    | st.builds(Finished, st.builds(Usage, INTS, INTS, INTS, INTS), st.builds(Timings, FLOATS, FLOATS, FLOATS))
+    | st.builds(PoolStarted, INTS)
+    | POOLED
+    | st.builds(PoolFinished, INTS, tuples(INTS), FLOATS, FLOATS)
+    | st.builds(TextResult, TEXT, tuples(INTS), tuples(st.binary(max_size=4)))
     | st.builds(Failed, ERRORS)
 )
+POOLING = st.builds(
+    PoolingInfo, st.sampled_from(["mean", "cls", "last", "rank"]), INTS, st.sampled_from([None, "logit", "probability"])
+)
 INFOS = st.builds(
-    ModelInfo, INTS, INTS, description=TEXT, has_chat_template=st.booleans(), notes=tuples(TEXT), meta=OBJECTS
+    ModelInfo,
+    INTS,
+    INTS,
+    description=TEXT,
+    has_chat_template=st.booleans(),
+    notes=tuples(TEXT),
+    meta=OBJECTS,
+    pooling=st.none() | POOLING,
 )
 FROM_WORKER = (
     st.builds(Ready, INFOS)
@@ -109,6 +179,31 @@ def test_messages_to_the_worker_come_back_equal(message: Any) -> None:
 @given(FROM_WORKER)
 def test_messages_from_the_worker_come_back_equal(message: Any) -> None:
     assert decode_from_worker(encode_from_worker(message)) == message
+
+
+ALTERNATIVE = TokenAlternative("é", "é".encode(), -2.5, 7)
+EVERY_FIELD = {
+    Started: Started(3, ("a warning",)),
+    PromptLogprobs: PromptLogprobs((PromptToken(5, "\ufffd", b"\xc3", -1.5, (ALTERNATIVE,)),), 2),
+    Chunk: Chunk(1, "a", 2, (TokenLogprob("a", b"a", -1.0, (ALTERNATIVE,)),), "reasoning"),
+    CallDelta: CallDelta(1, 2, "name", "{", 3, (TokenLogprob("{", b"{", -1.0, (ALTERNATIVE,)),)),
+    ChoiceFinished: ChoiceFinished(1, "tool_calls", "stop"),
+    Finished: Finished(Usage(1, 2, 3, 4), Timings(1.5, 2.5, 3.5)),
+    PoolStarted: PoolStarted(1),
+    Pooled: Pooled((1,), bytes(8)),
+    PoolFinished: PoolFinished(1, (2,), 3.5, 4.5),
+    TextResult: TextResult("text", (1, 2), (b"a", "é".encode())),
+    Failed: Failed(InvalidRequestError("no").to_wire()),
+}
+
+
+@pytest.mark.parametrize("kind", get_args(WorkerEvent), ids=lambda kind: kind.__name__)
+def test_no_field_of_an_event_is_lost(kind: Any) -> None:
+    event = EVERY_FIELD[kind]
+    for field in fields(event):
+        value = getattr(event, field.name)
+        assert value or (field.default, field.default_factory) == (MISSING, MISSING), "leave no default in the example"
+    assert decode_from_worker(encode_from_worker(Batch((("r1", event),)))).events == (("r1", event),)
 
 
 def test_infinite_and_missing_log_probabilities_survive() -> None:
@@ -138,7 +233,8 @@ def _changed(message: Any, *path: Any, value: Any) -> bytes:
 
 
 SUBMIT = Submit("r1", GenerateRequest(TextPrompt("hi"), SamplingParams(stop=("x",), logit_bias=((1, 2.0),))))
-SAMPLING_PATH = (1, "request", "sampling")
+SAMPLING_PATH = (1, "request", 1, "sampling")
+POOL = Submit("r2", PoolRequest((TokenPrompt((1, 2)), PairPrompt("q", "d"))))
 
 
 @pytest.mark.parametrize(
@@ -165,8 +261,16 @@ SAMPLING_PATH = (1, "request", "sampling")
         _changed(SUBMIT, *SAMPLING_PATH, "stop", value="x"),
         _changed(SUBMIT, *SAMPLING_PATH, "logit_bias", value=[[1]]),
         _changed(SUBMIT, *SAMPLING_PATH, "include_stop", value=0),
-        _changed(SUBMIT, 1, "request", "prompt", value=["SamplingParams", {}]),
-        _changed(SUBMIT, 1, "request", "prompt", value={"text": "hi"}),
+        _changed(SUBMIT, 1, "request", 1, "prompt", value=["SamplingParams", {}]),
+        _changed(SUBMIT, 1, "request", 1, "prompt", value={"text": "hi"}),
+        _changed(SUBMIT, 1, "request", 0, value="PoolRequest"),
+        _changed(POOL, 1, "request", 1, "inputs", value="one text"),
+        _changed(POOL, 1, "request", 1, "inputs", 0, value=["ChatPrompt", {"messages": []}]),
+        _changed(POOL, 1, "request", 1, "inputs", 0, 1, "tokens", value=[1, True]),
+        _changed(POOL, 1, "request", 1, "inputs", 0, 1, "tokens", value=[1, 2.0]),
+        _changed(POOL, 1, "request", 1, "inputs", 0, 1, "tokens", value="12"),
+        _changed(POOL, 1, "request", 1, "inputs", 1, 1, "document", value=None),
+        _changed(POOL, 1, "request", 1, "dimensions", value="256"),
         _changed(Hello("a:b", LoadRequest("m", None, Mode.POOL)), 1, "load", "mode", value="dance"),
         _changed(Hello("a:b", LoadRequest("m", None, Mode.POOL)), 1, "load", "settings", value=[]),
     ],
@@ -184,6 +288,13 @@ BATCH = Batch(
         ("r1", ChoiceFinished(0, "stop")),
         ("r1", Finished(Usage(1, 1), Timings(1, 1, 1))),
         ("r1", Failed(InvalidRequestError("no").to_wire())),
+        ("r2", PoolStarted(1)),
+        ("r2", Pooled((0, 1), bytes(16))),
+        ("r2", PoolFinished(1, (1,), 1, 1)),
+        ("r1", PromptLogprobs((PromptToken(5, "a", b"a", None), PromptToken(6, "b", b"b", -1.0, (ALTERNATIVE,))))),
+        ("r1", CallDelta(0, 0, "f", "{")),
+        ("r1", Chunk(0, "a", 1, region="reasoning")),
+        ("r1", TextResult("t", (1, 2), (b"a", b"bc"))),
     ),
     7,
 )
@@ -216,6 +327,35 @@ BATCH = Batch(
         ((1, 1, 4, 3), [1, 2, "3"]),
         ((1, 1, 5, 2), {"message": "no code"}),
         ((1, 1, 5, 2), "no"),
+        ((1, 1, 6, 2), 1.5),
+        ((1, 1, 7, 2), []),
+        ((1, 1, 7, 2), [0, "1"]),
+        ((1, 1, 7, 2), [0, 1, 2]),
+        ((1, 1, 7, 3), ""),
+        ((1, 1, 7, 3), "AAAA"),
+        ((1, 1, 7, 3), "not base64!"),
+        ((1, 1, 8, 3), [None]),
+        ((1, 1, 8, 4), [1]),
+        ((1, 1, 2, 3), [1]),
+        ((1, 1, 2, 3), None),
+        ((1, 1, 9, 2), None),
+        ((1, 1, 9, 3), {}),
+        ((1, 1, 9, 3, 0), [5, "a", "YQ==", None]),
+        ((1, 1, 9, 3, 0, 0), None),
+        ((1, 1, 9, 3, 0, 2), "not base64!"),
+        ((1, 1, 9, 3, 0, 3), "low"),
+        ((1, 1, 9, 3, 1, 4, 0, 3), "7"),
+        ((1, 1, 10, 3), "0"),
+        ((1, 1, 10, 4), 1),
+        ((1, 1, 10, 5), None),
+        ((1, 1, 10, 7), "x"),
+        ((1, 1, 11, 6), "dream"),
+        ((1, 1, 12, 2), None),
+        ((1, 1, 12, 3), [1, "2"]),
+        ((1, 1, 12, 4), [1, 1]),
+        ((1, 1, 12, 4), [-1, 4]),
+        ((1, 1, 12, 4), [1, True, 1]),
+        ((1, 1, 12, 5), "not base64!"),
         ((0,), "Cancel"),
     ],
 )
@@ -253,10 +393,16 @@ def test_a_lone_surrogate_can_not_be_sent_and_says_so() -> None:
 
 def test_a_protocol_error_never_shows_the_value_it_met() -> None:
     with pytest.raises(ProtocolError) as caught:
-        decode_to_worker(_changed(SUBMIT, 1, "request", "prompt", value=["TextPrompt", {"text": ["my secret"]}]))
+        decode_to_worker(_changed(SUBMIT, 1, "request", 1, "prompt", value=["TextPrompt", {"text": ["my secret"]}]))
     assert "secret" not in caught.value.message
 
 
 def test_a_chunk_costs_few_bytes_on_the_wire() -> None:
     payload = encode_from_worker(Batch(tuple((f"r{index}", Chunk(0, " word", 1)) for index in range(32))))
     assert len(payload) < 32 * 30
+
+
+def test_vectors_cost_little_more_than_their_bytes_on_the_wire() -> None:
+    pooled = Pooled(tuple(range(64)), bytes(64 * 384 * 4))
+    payload = encode_from_worker(Batch((("r1", pooled),)))
+    assert len(payload) < 1.34 * len(pooled.data) + 300

@@ -24,12 +24,12 @@ def prepared(request_id: str) -> PreparedRequest:
     return PreparedRequest(request_id, (1,), SamplingParams(), "", True, 0.0)
 
 
-def ids(commands: Commands) -> list[str]:
+def ids(commands: Commands[PreparedRequest]) -> list[str]:
     return [request.request_id for request in commands.submits]
 
 
 def test_a_request_passes_from_reader_to_intake_to_steps() -> None:
-    inbox = Inbox()
+    inbox: Inbox[PreparedRequest] = Inbox()
     inbox.submit(arrival("r1"))
     assert inbox.next_arrival().submit.request_id == "r1"
     inbox.hand_over(prepared("r1"))
@@ -38,7 +38,7 @@ def test_a_request_passes_from_reader_to_intake_to_steps() -> None:
 
 
 def test_a_cancel_reaches_a_request_that_waits_for_rendering() -> None:
-    inbox = Inbox()
+    inbox: Inbox[PreparedRequest] = Inbox()
     inbox.submit(arrival("r1"))
     inbox.submit(arrival("r2"))
     inbox.cancel("r1")
@@ -47,7 +47,7 @@ def test_a_cancel_reaches_a_request_that_waits_for_rendering() -> None:
 
 
 def test_a_cancel_during_rendering_drops_the_result_and_its_error() -> None:
-    inbox = Inbox()
+    inbox: Inbox[PreparedRequest] = Inbox()
     for request_id in ("r1", "r2"):
         inbox.submit(arrival(request_id))
         inbox.next_arrival()
@@ -58,7 +58,7 @@ def test_a_cancel_during_rendering_drops_the_result_and_its_error() -> None:
 
 
 def test_a_cancel_that_lies_beside_its_request_wins() -> None:
-    inbox = Inbox()
+    inbox: Inbox[PreparedRequest] = Inbox()
     for request_id in ("r1", "r2"):
         inbox.submit(arrival(request_id))
         inbox.next_arrival()
@@ -80,7 +80,7 @@ def blocked_until(act: Callable[[], None], wait: Callable[[], object]) -> object
 
 
 def test_an_idle_step_thread_is_woken_by_each_kind_of_command() -> None:
-    inbox = Inbox()
+    inbox: Inbox[PreparedRequest] = Inbox()
     assert blocked_until(lambda: inbox.cancel("r9"), lambda: inbox.take(block=True)) == Commands(cancels=("r9",))
     inbox.submit(arrival("r1"))
     inbox.next_arrival()
@@ -91,7 +91,7 @@ def test_an_idle_step_thread_is_woken_by_each_kind_of_command() -> None:
 
 
 def test_waiting_uses_no_processor_time() -> None:
-    inbox = Inbox()
+    inbox: Inbox[PreparedRequest] = Inbox()
     used: list[float] = []
 
     def wait() -> None:
@@ -111,10 +111,10 @@ class InboxMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.inbox = Inbox()
+        self.inbox: Inbox[PreparedRequest] = Inbox()
         self.count = 0
         self.waiting: list[str] = []
-        self.rendering: str | None = None
+        self.preparing: list[str] = []
         self.handed: list[str] = []
         self.running: set[str] = set()
         self.cancelled: set[str] = set()
@@ -132,26 +132,34 @@ class InboxMachine(RuleBasedStateMachine):
         self.cancelled.add(request_id)
         self.inbox.cancel(request_id)
 
-    @precondition(lambda self: self.rendering is None and set(self.waiting) - self.cancelled)
-    @rule()
-    def start_rendering(self) -> None:
+    @precondition(lambda self: set(self.waiting) - self.cancelled)
+    @rule(blocking=st.booleans())
+    def start_preparing(self, blocking: bool) -> None:
         wanted = [request_id for request_id in self.waiting if request_id not in self.cancelled]
-        self.rendering = self.inbox.next_arrival().submit.request_id
-        assert self.rendering == wanted[0]
+        arrival = self.inbox.next_arrival() if blocking else self.inbox.poll_arrival()
+        assert arrival is not None
+        assert arrival.submit.request_id == wanted[0]
+        self.preparing.append(wanted[0])
         self.waiting = wanted[1:]
 
-    @precondition(lambda self: self.rendering is not None)
-    @rule(good=st.booleans())
-    def finish_rendering(self, good: bool) -> None:
-        request_id = self.rendering
-        assert request_id is not None
+    @precondition(lambda self: not set(self.waiting) - self.cancelled)
+    @rule()
+    def find_nothing_to_prepare(self) -> None:
+        assert self.inbox.poll_arrival() is None
+
+    @precondition(lambda self: self.preparing)
+    @rule(good=st.booleans(), data=st.data())
+    def finish_preparing(self, good: bool, data: st.DataObject) -> None:
+        request_id = data.draw(st.sampled_from(self.preparing))
+        wanted = request_id not in self.cancelled
+        assert self.inbox.is_wanted(request_id) == wanted
         if good:
             self.inbox.hand_over(prepared(request_id))
-            if request_id not in self.cancelled:
+            if wanted:
                 self.handed.append(request_id)
         else:
-            assert self.inbox.refuse(request_id) == (request_id not in self.cancelled)
-        self.rendering = None
+            assert self.inbox.refuse(request_id) == wanted
+        self.preparing.remove(request_id)
 
     @rule()
     def step(self) -> None:

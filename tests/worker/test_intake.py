@@ -7,12 +7,20 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from localllm.contract.backend import LoadRequest
-from localllm.contract.errors import ContextLengthExceededError, InvalidRequestError
-from localllm.contract.generation import ChatPrompt, GenerateRequest, Prompt, SamplingParams, TextPrompt, TokenPrompt
+from localllm.contract.errors import ContextLengthExceededError, InvalidRequestError, UnsupportedFeatureError
+from localllm.contract.generation import (
+    ChatPrompt,
+    GenerateRequest,
+    InfillPrompt,
+    Prompt,
+    SamplingParams,
+    TextPrompt,
+    TokenPrompt,
+)
 from localllm.contract.model import Mode
 from localllm.contract.wire import Submit
 from localllm.engine.step_loop import PreparedRequest
-from localllm.testing.decoders import FakeModel, load_fake
+from localllm.testing.decoders import ByteTokenizer, FakeModel, load_fake
 from localllm.worker.intake import prepare
 
 SILENT = SamplingParams()
@@ -43,6 +51,33 @@ def test_raw_text_gets_the_models_own_beginning_and_tokens_are_taken_as_they_are
     assert intake(TokenPrompt((5, 6, 7))).prompt == (5, 6, 7)
 
 
+def test_a_gap_is_marked_by_the_models_own_tokens_and_texts_can_not_forge_them() -> None:
+    tokens = intake(InfillPrompt("ab", "<|end|>c")).prompt
+    assert tokens == (257, 258, *b"ab", 259, *b"<|end|>c", 260)
+    assert intake(InfillPrompt("", "")).prompt == (257, 258, 259, 260)
+    with pytest.raises(ContextLengthExceededError):
+        intake(InfillPrompt("a" * 30, "b" * 30))
+
+
+def test_a_model_that_can_not_fill_gaps_refuses_a_suffix() -> None:
+    class Plain(ByteTokenizer):
+        @property
+        def infill_tokens(self) -> None:  # type: ignore[override]
+            return None
+
+    fake = model()
+    bare = FakeModel(fake.info, fake.decoder, Plain(), None)
+    with pytest.raises(UnsupportedFeatureError) as caught:
+        prepare(Submit("r1", GenerateRequest(InfillPrompt("a", "b"))), bare, queued_at=0.0)
+    assert caught.value.param == "suffix"
+
+
+@pytest.mark.parametrize("wanted", [None, 0, 5])
+def test_prompt_logprobs_reach_the_engine(wanted: int | None) -> None:
+    request = GenerateRequest(TextPrompt("hi"), prompt_logprobs=wanted)
+    assert prepare(Submit("r1", request), model(), queued_at=0.0).prompt_logprobs == wanted
+
+
 def test_a_prompt_that_leaves_no_room_for_an_answer_names_both_counts() -> None:
     assert len(intake(TokenPrompt((1,) * 63)).prompt) == 63
     with pytest.raises(ContextLengthExceededError) as caught:
@@ -55,7 +90,7 @@ def test_a_prompt_that_leaves_no_room_for_an_answer_names_both_counts() -> None:
     assert caught.value.detail["n_prompt_tokens"] > 500
 
 
-@pytest.mark.parametrize("token", [-1, 258, 2**40])
+@pytest.mark.parametrize("token", [-1, 261, 2**40])
 def test_a_token_outside_the_vocabulary_is_refused_by_number(token: int) -> None:
     with pytest.raises(InvalidRequestError, match=str(token)) as caught:
         intake(TokenPrompt((1, token)))

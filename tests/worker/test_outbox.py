@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 
-from localllm.contract.generation import Chunk
+from localllm.contract.generation import Chunk, PromptLogprobs, PromptToken, TokenAlternative
+from localllm.contract.pooling import Pooled
 from localllm.contract.wire import Batch
 from localllm.transport.codec import decode_from_worker
 from localllm.transport.framing import FrameReader
-from localllm.worker.outbox import MAX_EVENTS_PER_FRAME, SMALL_FRAME_BYTES, Outbox
+from localllm.worker.outbox import MAX_DATA_BYTES_PER_FRAME, MAX_EVENTS_PER_FRAME, SMALL_FRAME_BYTES, Outbox
 
 
 class Pipe:
@@ -105,6 +106,18 @@ def test_a_heap_of_events_goes_out_in_frames_of_bounded_size() -> None:
     assert [len(batch.events) for batch in pipe.batches] == [MAX_EVENTS_PER_FRAME, 1]
 
 
+def test_log_probabilities_of_prompts_go_out_in_frames_of_bounded_size() -> None:
+    pipe = Pipe()
+    outbox = Outbox(pipe.write)
+    top = tuple(TokenAlternative("a", b"a", -1.0, 1) for _ in range(20))
+    told = PromptLogprobs((PromptToken(1, "a", b"a", -1.0, top),) * 64)
+    outbox.put([("r1", told)] * 20)
+    start(outbox)
+    assert outbox.flush(10)
+    assert [item for batch in pipe.batches for item in batch.events] == [("r1", told)] * 20
+    assert max(len(batch.events) for batch in pipe.batches) == 3
+
+
 def test_flush_gives_up_when_nobody_reads() -> None:
     pipe = Pipe()
     outbox = Outbox(pipe.write)
@@ -139,3 +152,59 @@ def test_a_large_frame_is_left_to_the_output_thread() -> None:
     start(outbox)
     assert outbox.flush(5)
     assert len(pipe.batches) == 1
+
+
+def vectors(n_bytes: int) -> tuple[str, Pooled]:
+    return "r1", Pooled((0,), bytes(n_bytes))
+
+
+def test_vectors_go_out_in_frames_of_bounded_size_and_a_longer_event_alone() -> None:
+    pipe = Pipe()
+    outbox = Outbox(pipe.write)
+    third = MAX_DATA_BYTES_PER_FRAME // 12 * 4
+    sizes = [third] * 7 + [2 * MAX_DATA_BYTES_PER_FRAME, 4]
+    outbox.put([vectors(size) for size in sizes])
+    start(outbox)
+    assert outbox.flush(10)
+    frames = [[len(pooled.data) for _, pooled in batch.events if isinstance(pooled, Pooled)] for batch in pipe.batches]
+    assert frames == [[third] * 3, [third] * 3, [third], [2 * MAX_DATA_BYTES_PER_FRAME], [4]]
+
+
+def test_a_step_loop_waits_when_too_many_vectors_are_unread() -> None:
+    pipe = Pipe()
+    outbox = Outbox(pipe.write, max_waiting_data_bytes=4_000)
+    pipe.open.clear()
+    start(outbox)
+    outbox.put([vectors(4)])
+    assert pipe.entered.wait(10)
+    outbox.put([vectors(5_000)])
+    done = threading.Event()
+
+    def step() -> None:
+        outbox.put([vectors(8)])
+        done.set()
+
+    stepping = threading.Thread(target=step)
+    stepping.start()
+    stepping.join(0.2)
+    assert not done.is_set(), "it went on"
+    pipe.open.set()
+    assert done.wait(10)
+    assert outbox.flush(10)
+    assert [len(pooled.data) for batch in pipe.batches for _, pooled in batch.events if isinstance(pooled, Pooled)] == [
+        4,
+        5_000,
+        8,
+    ]
+
+
+def test_a_few_small_vectors_are_written_by_the_caller_and_many_are_not() -> None:
+    pipe = Pipe()
+    outbox = Outbox(pipe.write, is_writable=lambda: True)
+    outbox.put([vectors(1_536)])
+    assert len(pipe.batches) == 1
+    outbox.put([vectors(1_536)] * 4)
+    assert len(pipe.batches) == 1
+    start(outbox)
+    assert outbox.flush(5)
+    assert len(pipe.batches) == 2

@@ -9,7 +9,19 @@ import pytest
 
 import localllm_chat
 from localllm.contract.errors import ContextLengthExceededError, OverloadedError, WorkerCrashedError
-from localllm.contract.generation import ChatPrompt, Chunk, GenerateRequest, Started
+from localllm.contract.generation import (
+    ChatPrompt,
+    ChoiceFinished,
+    Chunk,
+    Constraint,
+    Finished,
+    GenerateRequest,
+    PromptLogprobs,
+    PromptToken,
+    Started,
+    Timings,
+    Usage,
+)
 
 PATH = "/v1/chat/completions"
 HELLO = {"messages": [{"role": "user", "content": "Hi"}]}
@@ -105,6 +117,11 @@ def test_explicit_nulls_are_absent(make_server: Any) -> None:
         *("max_completion_tokens", "presence_penalty", "frequency_penalty", "repeat_penalty", "logit_bias", "seed"),
         *("logprobs", "top_logprobs", "tools", "tool_choice", "response_format", "user", "metadata", "cache_prompt"),
         *("chat_template_kwargs", "reasoning_effort", "functions", "modalities", "audio", "web_search_options"),
+        *("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "json_schema"),
+        *("grammar", "typical_p", "top_n_sigma", "xtc_probability", "xtc_threshold", "dry_multiplier", "dry_base"),
+        *("dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers", "mirostat", "mirostat_tau", "bad_words"),
+        *("mirostat_eta", "stop_token_ids", "allowed_token_ids", "prompt_logprobs", "continue_final_message"),
+        *("add_generation_prompt", "mirostat_mode", "typical"),
     ]
     server = make_server(localllm_chat)
     assert server.post(PATH, {**HELLO, **dict.fromkeys(names)}).status == 200
@@ -195,3 +212,39 @@ def test_endless_silence_is_pinged(make_server: Any) -> None:
         assert server.client.cancelled == 1
 
     asyncio.run(scenario())
+
+
+def test_constraint_and_warnings(make_server: Any) -> None:
+    warned = 'The format "phone" is not known and was left out.'
+
+    def script(_request: GenerateRequest) -> list[Any]:
+        end = Finished(Usage(7, 1), Timings(0.0, 1.0, 1.0))
+        return [Started(7, (warned,)), Chunk(0, "{}", 1), ChoiceFinished(0, "stop"), end]
+
+    server = make_server(localllm_chat, script)
+    body = {**HELLO, "response_format": {"type": "json_schema", "json_schema": {"schema": {"a": 1}, "strict": True}}}
+    assert server.post(PATH, body).json["warnings"] == [warned]
+    assert server.client.requests[0].sampling.constraint == Constraint("json_schema", '{"a":1}')
+    first, *others = server.post(PATH, {**body, "stream": True}).events
+    assert (first["warnings"], first["choices"][0]["delta"]) == ([warned], {"role": "assistant", "content": ""})
+    assert all("warnings" not in event for event in others)
+
+
+def test_prompt_logprobs(make_server: Any) -> None:
+    tokens = (PromptToken(1, "<", b"<", None), PromptToken(2, "H", b"H", -0.5))
+    end = Finished(Usage(2, 1), Timings(0.0, 1.0, 1.0))
+    events = [Started(2), PromptLogprobs(tokens), Chunk(0, "Hi", 1), ChoiceFinished(0, "stop"), end]
+    server = make_server(localllm_chat, lambda _request: events)
+    body = server.post(PATH, {**HELLO, "prompt_logprobs": 1}).json
+    assert server.client.requests[0].prompt_logprobs == 1
+    assert body["prompt_logprobs"] == [None, {"2": {"logprob": -0.5, "rank": None, "decoded_token": "H"}}]
+    refused = server.post(PATH, {**HELLO, "prompt_logprobs": 1, "stream": True})
+    assert (refused.status, refused.json["error"]["param"]) == (400, "prompt_logprobs")
+
+
+def test_last_message_is_continued(make_server: Any) -> None:
+    server = make_server(localllm_chat)
+    messages = [*HELLO["messages"], {"role": "assistant", "content": "Hel"}]
+    body = {"messages": messages, "continue_final_message": True, "add_generation_prompt": False}
+    assert server.post(PATH, body).json["choices"][0]["message"]["content"] == "Hello world"
+    assert server.client.requests[0].prompt == ChatPrompt(tuple(messages), continue_final_message=True)

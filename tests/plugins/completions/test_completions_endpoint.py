@@ -12,6 +12,7 @@ from localllm.contract.errors import ContextLengthExceededError, WorkerCrashedEr
 from localllm.contract.generation import (
     ChoiceFinished,
     Chunk,
+    Constraint,
     Finished,
     GenerateRequest,
     Started,
@@ -160,3 +161,20 @@ def test_client_that_leaves_frees_all_its_generations(make_server: Any, stream: 
 
 def test_path_without_version(make_server: Any) -> None:
     assert make_server(localllm_completions).post("/completions", {"prompt": "a"}).status == 200
+
+
+def test_constraint_and_warnings(make_server: Any) -> None:
+    warned = 'The format "phone" is not known and was left out.'
+
+    def script(request: GenerateRequest) -> list[Any]:
+        _, *rest = repeat_prompt(request)
+        return [Started(1, (warned,)), *rest]
+
+    server = make_server(localllm_completions, script)
+    body = {"prompt": ["a", "b"], "response_format": {"type": "json_schema", "json_schema": {"schema": {"a": 1}}}}
+    assert server.post(PATH, body).json["warnings"] == [warned]
+    expected = Constraint("json_schema", '{"a":1}', strict=False)
+    assert [request.sampling.constraint for request in server.client.requests] == [expected, expected]
+    first, *others = server.post(PATH, {**body, "stream": True}).events
+    assert first["warnings"] == [warned]
+    assert all("warnings" not in event for event in others)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from dataclasses import fields
 from typing import Any
 
 import llama_cpp.llama_cpp as lib
@@ -13,7 +14,9 @@ from hypothesis import strategies as st
 
 from localllm import SamplingParams
 from localllm_llama_cpp.chain import Candidates, Chain, ChainParams
-from localllm_llama_cpp.sampling import ChoiceSampler, VocabularyFacts
+from localllm_llama_cpp.sampler_factory import VocabularyFacts
+from localllm_llama_cpp.sampling import ChoiceSampler
+from tests.plugins.llama_cpp.sampler_kit import factory
 
 SIZES = (320, 5003, 32_000)
 ROOM = {size: Candidates(size) for size in SIZES}
@@ -66,9 +69,10 @@ class Reference:
 
 def sampler(params: ChainParams, seed: int, n_vocab: int, **sampling: Any) -> ChoiceSampler:
     prompt = sampling.pop("prompt", ())
-    request = SamplingParams(**sampling)
-    window = request.repeat_last_n
-    return ChoiceSampler(request, params, VocabularyFacts(n_vocab, frozenset({0})), seed, window, prompt)
+    dry = sampling.pop("dry", None)
+    settings = {field.name: getattr(params, field.name) for field in fields(params)}
+    make = factory(VocabularyFacts(n_vocab, frozenset({0})), dry=dry)
+    return make(SamplingParams(**settings, **sampling, seed=seed), prompt).choices[0]
 
 
 @given(rows, chain_params, draw_seeds)
@@ -147,7 +151,7 @@ def test_the_librarys_word_for_a_random_seed_is_a_seed_like_any_other():
     params = ChainParams(1.0, 0, 1.0, 0.0)
     drawn = []
     for _ in range(2):
-        chain = Chain(params, 0xFFFFFFFF)
+        chain = Chain(params, 0xFFFFFFFF, 320)
         drawn.append([chain.draw(ROOM[320], row, None) for _ in range(20)])
         chain.close()
     assert drawn[0] == drawn[1]

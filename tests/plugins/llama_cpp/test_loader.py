@@ -15,7 +15,7 @@ from localllm.testing.tiny_model import (
 from localllm_llama_cpp import context, loader
 from localllm_llama_cpp.loader import load
 from localllm_llama_cpp.log import native_log
-from localllm_llama_cpp.sampling import SamplingDefaults
+from localllm_llama_cpp.sampling_defaults import SamplingDefaults
 from localllm_llama_cpp.template import BrokenTemplate
 
 
@@ -40,7 +40,8 @@ def test_capabilities_are_those_of_the_context(tiny_path, load_model, layout):
     assert capabilities.layout == layout
     assert capabilities.n_cells == 512 * (3 if layout == "unified" else 5)
     assert capabilities.can_truncate
-    assert capabilities.n_outputs_max == 5
+    assert capabilities.n_outputs_max == 64
+    assert capabilities.can_score
     assert capabilities.step_seconds == 0.05
 
 
@@ -126,11 +127,6 @@ def test_a_file_that_is_no_model_is_refused_by_name(tiny_path, tmp_path, fault):
 def test_a_model_without_a_file_is_refused():
     with pytest.raises(ModelLoadError, match="'path'"):
         load(LoadRequest("tiny", None, Mode.GENERATE))
-
-
-def test_a_mode_that_the_engine_lacks_is_refused(tiny_path):
-    with pytest.raises(ModelLoadError, match="'pool'"):
-        load(request_for(tiny_path, mode=Mode.POOL))
 
 
 @pytest.mark.parametrize("settings", [{"kv_layout": "paged"}, {"n_threads": 3}, {"parallel": "many"}])

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from localllm_llama_cpp.memory import MemoryPlan
-from localllm_llama_cpp.native_params import context_params, model_params
+from localllm_llama_cpp.native_params import context_params, model_params, pool_context_params
+from localllm_llama_cpp.pool_memory import PoolPlan
 from localllm_llama_cpp.settings import LlamaCppSettings
 
 PLAN = MemoryPlan("streams", context_length=512, parallel=3, cached_sequences=2, n_ctx=2560, kv_bytes=0)
+POOL_PLAN = PoolPlan(512, batch_tokens=256, batch_texts=64, micro_batch=512, n_cells=1024, cut_texts=False)
 MODEL_BYTES = 1 << 30
 
 # setting: a value that is not the default, the library's field, and what must stand there
@@ -44,6 +46,8 @@ OF_THE_CONTEXT: dict[str, tuple[Any, str, Any]] = {
 ELSEWHERE = {"tensor_split", "context_length", "parallel", "cached_sequences", "kv_layout", "memory_fraction"} | {
     "max_step_ms",
     "seed",
+    "pooling",
+    "pool_batch_tokens",
 }
 """Tested below, or in the memory plan, the loader and the sampler."""
 
@@ -85,10 +89,33 @@ def test_safe_mode_repacks_no_weights() -> None:
 @pytest.mark.parametrize("layout", ["unified", "streams"])
 def test_the_plan_sizes_the_context(layout: Any) -> None:
     params = context_params(LlamaCppSettings(), dataclasses.replace(PLAN, layout=layout), MODEL_BYTES)
-    assert (params.n_ctx, params.n_seq_max, params.n_outputs_max) == (2560, 5, 5)
+    assert (params.n_ctx, params.n_seq_max, params.n_outputs_max) == (2560, 5, 64)
     assert params.kv_unified == (layout == "unified")
+    many = dataclasses.replace(PLAN, layout=layout, cached_sequences=100)
+    assert context_params(LlamaCppSettings(), many, MODEL_BYTES).n_outputs_max == many.n_seq_max
 
 
 def test_threads_for_batches_follow_those_for_single_tokens() -> None:
     params = context_params(LlamaCppSettings(threads=3), PLAN, MODEL_BYTES)
     assert (params.n_threads, params.n_threads_batch) == (3, 3)
+
+
+@pytest.mark.parametrize(("kind", "number"), [("mean", 1), ("cls", 2), ("last", 3), ("rank", 4)])
+def test_the_plan_sizes_the_context_for_pooling(kind: Any, number: int) -> None:
+    params = pool_context_params(LlamaCppSettings(n_batch=64, n_ubatch=32, parallel=3), POOL_PLAN, kind, MODEL_BYTES)
+    assert (params.n_ctx, params.n_seq_max, params.n_batch, params.n_ubatch) == (1024, 64, 512, 512)
+    assert (params.pooling_type, params.embeddings, params.kv_unified) == (number, True, True)
+
+
+@pytest.mark.parametrize("cut_texts", [False, True])
+def test_only_a_context_with_a_cache_has_a_type_of_cache(cut_texts: bool) -> None:
+    settings = LlamaCppSettings(cache_type_k="q8_0", cache_type_v="q8_0")
+    plan = dataclasses.replace(POOL_PLAN, cut_texts=cut_texts)
+    params = pool_context_params(settings, plan, "mean", MODEL_BYTES)
+    assert (params.type_k, params.type_v) == ((8, 8) if cut_texts else (1, 1))
+
+
+def test_threads_and_flash_attention_are_those_of_generation() -> None:
+    settings = LlamaCppSettings(threads=3, threads_batch=5, flash_attention=True)
+    params = pool_context_params(settings, POOL_PLAN, "mean", MODEL_BYTES)
+    assert (params.n_threads, params.n_threads_batch, params.flash_attn_type) == (3, 5, 1)

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import localllm_llama_cpp
-from localllm import BackendSpec, Mode
+from localllm import BackendSpec, Mode, ModelSpec
 from localllm_llama_cpp.settings import LlamaCppSettings
 
 HEAVY = ("llama_cpp", "numpy", "jinja2")
@@ -25,11 +25,19 @@ def test_localllm_register_backends_registers_a_worker_factory():
     backend = registered()
     assert backend.name == "llama_cpp"
     assert backend.kind == "worker"
-    assert backend.modes == {Mode.GENERATE}
+    assert backend.modes == {Mode.GENERATE, Mode.POOL}
     assert backend.factory == "localllm_llama_cpp.loader:load"
     assert backend.settings is LlamaCppSettings
     assert backend.rebuild_command is not None
     assert "-fno-dse" in backend.rebuild_command
+
+
+def test_a_model_that_has_no_vector_for_a_text_is_refused_without_loading_it():
+    refuses = registered().refuses
+    assert refuses is not None
+    t5, llama = (ModelSpec("m", "llama_cpp", meta={"arch": arch}) for arch in ("t5", "llama"))
+    assert "decoder" in str(refuses(t5, Mode.POOL))
+    assert refuses(t5, Mode.GENERATE) is refuses(llama, Mode.POOL) is None
 
 
 def test_the_server_side_loads_no_heavy_package():

@@ -11,11 +11,9 @@ from localllm import InvalidRequestError, Sampled, SamplingParams
 from localllm_llama_cpp.chain import Candidates
 from localllm_llama_cpp.logprobs import RowLogprobs
 from localllm_llama_cpp.penalties import TokenWindow
-from localllm_llama_cpp.sampling import RequestSampler, SamplingDefaults, SeedSource, VocabularyFacts
-
-N_VOCAB = 320
-END = 319
-VOCABULARY = VocabularyFacts(N_VOCAB, frozenset({END, END - 1}), suppressed=frozenset({5}))
+from localllm_llama_cpp.sampler_factory import SeedSource
+from localllm_llama_cpp.sampling_defaults import SamplingDefaults
+from tests.plugins.llama_cpp.sampler_kit import END, N_VOCAB, factory
 
 
 def row_of(**logits: float) -> np.ndarray:
@@ -36,18 +34,13 @@ class Request:
         **sampling: Any,
     ) -> None:
         self._candidates = Candidates(N_VOCAB)
-        self._sampler = RequestSampler(
-            SamplingParams(**sampling),
-            prompt,
-            defaults=defaults,
-            vocabulary=VOCABULARY,
-            seeds=seeds or SeedSource(None),
-            context_length=512,
-        )
+        self._sampler = factory(defaults=defaults, seeds=seeds)(SamplingParams(**sampling), prompt)
 
     def draw(self, row: np.ndarray, choice: int = 0) -> Sampled:
         before = row.copy()
-        sampled = self._sampler.sample(choice, row, self._candidates, [])
+        drawn = self._sampler.sample(choice, row, self._candidates, [])
+        assert drawn is not None, "there is no grammar"
+        (sampled,) = drawn
         assert np.array_equal(row, before, equal_nan=True), "the row belongs to other choices too"
         return sampled
 
@@ -178,8 +171,10 @@ def test_choices_share_a_row_and_its_logprobs():
     request = Request(temperature=0, n=2, logprobs=2, logit_bias=((7, -100.0),))
     first = request._sampler.sample(0, row, candidates, shared)
     second = request._sampler.sample(1, row, candidates, shared)
+    assert first is not None
     assert first == second
     assert len(shared) == 1
+    (first,) = first
     assert first.token == 8
     assert [token for token, _ in first.top] == [7, 8], "log-probabilities are those of the raw row"
     assert first.logprob == first.top[1][1]

@@ -23,6 +23,15 @@ class ByteTokenizer:
         """Return the byte; the end has none."""
         return bytes([token]) if token < END else b""
 
+    def spelling(self, token: int) -> bytes:
+        """Return the byte; the end is written as nothing."""
+        return self.piece(token)
+
+    @property
+    def infill_tokens(self) -> None:
+        """It fills no gaps."""
+        return
+
 
 class LastMessage:
     """Renders a conversation as its last message."""
@@ -81,6 +90,7 @@ class EchoModel:
     decoder: EchoDecoder
     tokenizer: ByteTokenizer = field(default_factory=ByteTokenizer)
     renderer: LastMessage = field(default_factory=LastMessage)
+    constraints: None = None  # what it repeats follows no schema
 
     def close(self) -> None:
         """Nothing to free."""

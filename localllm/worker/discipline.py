@@ -1,0 +1,135 @@
+"""The two ways in which a worker serves: what prepares requests for a loaded model, runs them and tests it first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TypeVar, cast
+
+from localllm.contract.backend import LoadedModel, LoadedPooler
+from localllm.contract.errors import ModelLoadError
+from localllm.contract.model import Mode, ModelInfo
+from localllm.contract.pooling import PoolingInfo
+from localllm.contract.texts import DetokenizeRequest, RenderRequest, TextResult, TokenizeRequest
+from localllm.contract.wire import Submit
+from localllm.engine.pool_loop import PoolLoop, PreparedPool
+from localllm.engine.step_loop import PreparedRequest, StepLoop, StepResult
+from localllm.worker.inbox import Prepared
+from localllm.worker.intake import prepare
+from localllm.worker.pool_intake import prepare_pool
+from localllm.worker.pool_self_test import run_pool_self_test
+from localllm.worker.self_test import run_self_test
+from localllm.worker.texts import answer_text
+
+PreparedT = TypeVar("PreparedT", bound=Prepared)
+ContraT = TypeVar("ContraT", bound=Prepared, contravariant=True)
+
+
+class EngineLoop(Protocol[ContraT]):
+    """Many requests, step by step. Used by the step thread only."""
+
+    @property
+    def has_work(self) -> bool:
+        """Whether ``step`` has something to do."""
+        ...
+
+    def submit(self, request: ContraT) -> None:
+        """Queue a request. Raises ``LocalLLMError``; the request is not queued then."""
+        ...
+
+    def cancel(self, request_id: str) -> None:
+        """Forget a request in whatever state it is; no event of it comes out after this. Unknown ids are ignored."""
+        ...
+
+    def step(self) -> StepResult:
+        """Go one step on and return what it brought. What the engine raises comes out and ends the worker."""
+        ...
+
+
+class Discipline(Protocol[PreparedT]):
+    """One loaded model and how it is served."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """Facts for the host."""
+        ...
+
+    @property
+    def loop(self) -> EngineLoop[PreparedT]:
+        """Runs its requests."""
+        ...
+
+    def self_test(self, model_id: str) -> None:
+        """Run the engine once, before the first request (step thread). Raises ``LocalLLMError``."""
+        ...
+
+    def prepare(self, submit: Submit, queued_at: float) -> Iterator[PreparedT | TextResult | None]:
+        """Yield the request with its inputs as tokens, after a None for each pause to let others in (intake thread).
+
+        A request that needs no step of the engine is answered at once: that is yielded in its place.
+
+        Raises ``LocalLLMError`` for what is wrong with the request, and whatever the model's own code raises.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the model; called once, after the last step."""
+        ...
+
+
+class Generation:
+    """Serves a model that writes text."""
+
+    def __init__(self, model: LoadedModel, clock: Callable[[], float]) -> None:
+        self.info = model.info
+        self.loop = StepLoop(model.decoder, model.tokenizer, clock)
+        self.close = model.close
+        self._model = model
+
+    def self_test(self, model_id: str) -> None:
+        """Write two tokens."""
+        run_self_test(self._model, model_id)
+
+    def prepare(self, submit: Submit, queued_at: float) -> Iterator[PreparedRequest | TextResult | None]:
+        """Render and tokenise the prompt in one go."""
+        request = submit.request
+        if isinstance(request, TokenizeRequest | DetokenizeRequest | RenderRequest):
+            yield answer_text(request, self._model)
+        else:
+            yield prepare(submit, self._model, queued_at=queued_at)
+
+
+class Pooling:
+    """Serves a model that pools texts into vectors or scores."""
+
+    def __init__(self, model: LoadedPooler, pooling: PoolingInfo, clock: Callable[[], float]) -> None:
+        self.info = model.info
+        self.loop = PoolLoop(model.pooler, pooling.dimensions, clock)
+        self.close = model.close
+        self._model = model
+        self._pooling = pooling
+
+    def self_test(self, model_id: str) -> None:
+        """Pool two texts."""
+        run_pool_self_test(self._model, self._pooling, model_id)
+
+    def prepare(self, submit: Submit, queued_at: float) -> Iterator[PreparedPool | None]:
+        """Tokenise the inputs, some at a time."""
+        return prepare_pool(submit, self._model, self._pooling, queued_at=queued_at)
+
+
+def discipline_of(
+    model: LoadedModel | LoadedPooler, mode: Mode, model_id: str, clock: Callable[[], float]
+) -> Discipline[Any]:
+    """Return how a model that was loaded in ``mode`` is served. Raises ``ModelLoadError`` where it can't be."""
+    needed = "pooler" if mode is Mode.POOL else "decoder"
+    if not hasattr(model, needed):
+        message = (
+            f"The engine of model {model_id!r} was to load it to {mode.value}, but what it returned has no {needed}."
+        )
+        raise ModelLoadError(message)
+    if mode is Mode.GENERATE:
+        return Generation(cast(LoadedModel, model), clock)
+    if model.info.pooling is None:
+        message = f"The engine of model {model_id!r} loaded it to pool, but does not say how it pools (info.pooling)."
+        raise ModelLoadError(message)
+    return Pooling(cast(LoadedPooler, model), model.info.pooling, clock)

@@ -1,0 +1,21 @@
+"""``POST /v1/rerank``, ``/v2/rerank`` and other paths: a query and documents in, the documents by relevance out."""
+
+from __future__ import annotations
+
+from starlette.routing import Route
+
+from localllm import PluginContext, RegisterRoute, hookimpl
+
+from .endpoint import RerankEndpoint
+
+PATHS = ("/v1/rerank", "/rerank", "/v1/reranking", "/reranking")
+COHERE_V2_PATH = "/v2/rerank"
+
+
+@hookimpl
+def localllm_register_routes(context: PluginContext, register: RegisterRoute) -> None:
+    """Add one endpoint under the paths that clients ask for."""
+    endpoint = RerankEndpoint(context)
+    for path in PATHS:
+        register(Route(path, endpoint.handle, methods=["POST"]), name=f"rerank:{path}")
+    register(Route(COHERE_V2_PATH, endpoint.handle_v2, methods=["POST"]), name=f"rerank:{COHERE_V2_PATH}")
