@@ -16,12 +16,16 @@ import pytest
 from langchain_openai import OpenAIEmbeddings
 from openai import AsyncOpenAI, OpenAI
 
+from tests.real_models.conftest import ROOT
+from tests.real_models.numpy_encoder import NumpyEncoder, WordPiece
+
 pytestmark = [pytest.mark.real_model, pytest.mark.process]
 
 EMBEDDER = "localllm-demo-embed"
 RERANKER = "localllm-demo-rerank"
 SENTENCES = ["The cat sleeps on the sofa.", "A kitten is sleeping on the couch.", "The stock market fell sharply."]
 QUERY = "What is the capital of France?"
+FULL = "the little fox sleeps " * 102  # 510 tokens, and one at each end
 DOCUMENTS = ["Berlin is the capital of Germany.", "Bananas are yellow.", "Paris is the capital of France."]
 
 
@@ -78,6 +82,25 @@ def test_the_async_client(server: Any) -> None:
 
     same = asyncio.run(run())
     assert same[3] > 0.9999 > same[1] > same[2]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sun",
+        "Crème brûlée, déjà vu",
+        "東京は日本の首都です",
+        "party 🎉 time 👩‍👩‍👧",
+        FULL,
+    ],
+)
+def test_vectors_are_those_of_an_independent_forward_pass_alone_and_in_a_batch(client: OpenAI, text: str) -> None:
+    model = ROOT / "models" / "embedding" / f"{EMBEDDER}.gguf"
+    expected = NumpyEncoder(model).vector(WordPiece(model).text(text), "mean")
+    alone = client.embeddings.create(model=EMBEDDER, input=text).data[0].embedding
+    batch = client.embeddings.create(model=EMBEDDER, input=[*SENTENCES, text, *SENTENCES]).data[3].embedding
+    assert cosine(alone, expected.tolist()) > 0.9999
+    assert cosine(batch, expected.tolist()) > 0.9999
 
 
 def test_dimensions_are_cut_and_scaled_to_length_one(client: OpenAI) -> None:
