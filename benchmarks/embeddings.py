@@ -10,8 +10,6 @@ import json
 import os
 import random
 import statistics
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +21,7 @@ from typing import Any
 
 from benchmarks import client, models
 from benchmarks.pooling_limit import BATCH_TOKENS
-from benchmarks.processes import Server, start_server
+from benchmarks.processes import MeasuringChild, Server, start_server
 from benchmarks.workloads import Workload
 
 MEBIBYTE = 1024 * 1024
@@ -32,33 +30,16 @@ WORDS = (8, 48, 200)
 CLIENTS = (1, 4)
 
 
-class LimitProcess:
+class LimitProcess(MeasuringChild):
     """The bare library (``benchmarks.pooling_limit``), one pass at a time."""
 
     def __init__(self, model: Path, threads: int) -> None:
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.pooling_limit", str(model), str(threads)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        super().__init__("benchmarks.pooling_limit", model, threads)
 
     def tokens_per_second(self, texts: Sequence[str], batch_tokens: int) -> float:
         """Pool the texts once."""
-        assert self._child.stdin is not None
-        assert self._child.stdout is not None
-        self._child.stdin.write(json.dumps({"texts": texts, "batch_tokens": batch_tokens}) + "\n")
-        self._child.stdin.flush()
-        answer = json.loads(self._child.stdout.readline())
-        return float(answer["tokens"] / answer["seconds"])
-
-    def close(self) -> None:
-        """End the child."""
-        assert self._child.stdin is not None
-        self._child.stdin.close()
-        self._child.wait()
-        if self._child.stdout is not None:
-            self._child.stdout.close()
+        answer = self.ask(texts=texts, batch_tokens=batch_tokens)
+        return answer["tokens"] / answer["seconds"]
 
 
 @dataclass(slots=True)
@@ -146,15 +127,17 @@ def chat_gaps(server: Server, n_vocab: int, vocabulary: Sequence[str]) -> tuple[
 
     stream()
     alone = stream()
-    done = threading.Event()
+    done, begun = threading.Event(), threading.Barrier(5)
 
     def keep_embedding(seed: int) -> None:
+        embed(server.port, sentences(seed, 128, 48, vocabulary), 1)
+        begun.wait()
         while not done.is_set():
             embed(server.port, sentences(seed, 128, 48, vocabulary), 1)
 
     with ThreadPoolExecutor(4) as pool:
         busy = [pool.submit(keep_embedding, 500 + k) for k in range(4)]
-        time.sleep(1)
+        begun.wait()
         beside = stream()
         done.set()
         for one in busy:

@@ -17,22 +17,22 @@ from benchmarks import client
 from benchmarks.models import WORK
 
 
-class LimitProcess:
-    """The bare decode loop (``benchmarks.limit``), one command at a time."""
+class MeasuringChild:
+    """A child that keeps a model loaded and answers one JSON command a line with one JSON line of figures."""
 
-    def __init__(self, model: Path, n_vocab: int, threads: int) -> None:
+    def __init__(self, module: str, *arguments: object) -> None:
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.limit", str(model), str(n_vocab), str(threads)],
+            [sys.executable, "-m", module, *map(str, arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
 
-    def measure(self, name: str, **arguments: Any) -> dict[str, float]:  # noqa: ANN401
-        """Run one measurement of ``limit.Limit`` and return its seconds."""
+    def ask(self, **command: Any) -> dict[str, float]:  # noqa: ANN401
+        """Run one command and return its figures."""
         assert self._child.stdin is not None
         assert self._child.stdout is not None
-        self._child.stdin.write(json.dumps({"name": name, **arguments}) + "\n")
+        self._child.stdin.write(json.dumps(command) + "\n")
         self._child.stdin.flush()
         line = self._child.stdout.readline()
         if not line:
@@ -41,12 +41,6 @@ class LimitProcess:
         result: dict[str, float] = json.loads(line)
         return result
 
-    def both(self, name: str, **arguments: Any) -> dict[bool, float]:  # noqa: ANN401
-        """Return the seconds of one measurement in either layout, by "unified"."""
-        return {
-            unified: next(iter(self.measure(name, unified=unified, **arguments).values())) for unified in (False, True)
-        }
-
     def close(self) -> None:
         """End the child."""
         assert self._child.stdin is not None
@@ -54,6 +48,19 @@ class LimitProcess:
         self._child.wait()
         if self._child.stdout is not None:
             self._child.stdout.close()
+
+
+class LimitProcess(MeasuringChild):
+    """The bare decode loop (``benchmarks.limit``), one command at a time."""
+
+    def __init__(self, model: Path, n_vocab: int, threads: int) -> None:
+        super().__init__("benchmarks.limit", model, n_vocab, threads)
+
+    def both(self, name: str, **arguments: Any) -> dict[bool, float]:  # noqa: ANN401
+        """Return the seconds of one measurement of ``limit.Limit`` in either layout, by "unified"."""
+        return {
+            unified: next(iter(self.ask(name=name, unified=unified, **arguments).values())) for unified in (False, True)
+        }
 
 
 @dataclass(slots=True)

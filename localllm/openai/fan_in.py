@@ -105,15 +105,9 @@ def _all_started(started: Sequence[Started]) -> Started:
 
 
 def _total(finished: Sequence[Finished]) -> Finished:
-    usages = [one.usage for one in finished]
     timings = [one.timings for one in finished]
     return Finished(
-        Usage(
-            prompt_tokens=sum(usage.prompt_tokens for usage in usages),
-            completion_tokens=sum(usage.completion_tokens for usage in usages),
-            cached_tokens=sum(usage.cached_tokens for usage in usages),
-            reasoning_tokens=sum(usage.reasoning_tokens for usage in usages),
-        ),
+        sum((one.usage for one in finished), Usage(0, 0)),
         Timings(
             queue_ms=max(timing.queue_ms for timing in timings),
             prompt_ms=max(timing.prompt_ms for timing in timings),

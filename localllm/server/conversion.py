@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 
-from localllm.contract.errors import LocalLLMError
 from localllm.contract.model import Mode
 from localllm.contract.texts import TextRequest, TextResult
 from localllm.server.record import request_record
@@ -33,14 +31,8 @@ async def convert_texts(request: Request, context: PluginContext, model: str | N
     and finish from here. Raises what ``ModelAccess.acquire`` and ``ModelClient.convert`` raise.
     """
     record = request_record(request.scope)
-    try:
+    with record.noting_failure():
         spec = context.models.resolve(model, Mode.GENERATE)
         record.model = spec.id
         async with context.models.acquire(spec.id, Mode.GENERATE) as client:
             return Conversion(spec.id, client.info.context_length, await client.convert(asked))
-    except LocalLLMError as error:
-        record.finish = error.code
-        raise
-    except asyncio.CancelledError:
-        record.finish = "cancelled"
-        raise

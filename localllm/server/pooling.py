@@ -16,7 +16,6 @@ from localllm.contract.backend import ModelClient
 from localllm.contract.errors import (
     ContextLengthExceededError,
     InvalidRequestError,
-    LocalLLMError,
     ModelUnsupportedError,
     ProtocolError,
 )
@@ -123,7 +122,7 @@ async def borrow_pooler(
     ``acquire`` raise.
     """
     record = request_record(request.scope)
-    try:
+    with record.noting_failure():
         spec = context.models.resolve(model, Mode.POOL, purpose)
         record.model = spec.id
         async with context.models.acquire(spec.id, Mode.POOL) as client:
@@ -132,12 +131,6 @@ async def borrow_pooler(
                 message = f"Model {spec.id!r} was loaded to pool, but its engine {spec.backend!r} tells nothing of it."
                 raise ModelUnsupportedError(message, param="model")
             yield PoolingModel(spec.id, client, info, record)
-    except LocalLLMError as error:
-        record.finish = error.code
-        raise
-    except asyncio.CancelledError:
-        record.finish = "cancelled"
-        raise
 
 
 async def stream_pooling(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping
+import asyncio
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
+from localllm.contract.errors import LocalLLMError
 from localllm.contract.generation import Timings, Usage
 
 SCOPE_KEY = "localllm.record"
@@ -37,23 +40,29 @@ class RequestRecord:
     status: int | None = None  # of the response, once it has started
     response_headers: list[tuple[bytes, bytes]] = field(default_factory=list)  # added to whatever is answered
 
+    @contextmanager
+    def noting_failure(self) -> Iterator[None]:
+        """Note in ``finish`` by which error, or by whose leaving, what runs inside ended."""
+        try:
+            yield
+        except LocalLLMError as error:
+            self.finish = error.code
+            raise
+        except asyncio.CancelledError:
+            self.finish = "cancelled"
+            raise
+
     def add_usage(self, usage: Usage, timings: Timings) -> None:
         """Count one generation; a request with several prompts has several, which run side by side."""
         if self.usage is None or self.timings is None:
             self.usage, self.timings = usage, timings
             return
-        before, slower = self.usage, max(self.timings, timings, key=lambda one: one.predicted_ms)
-        self.usage = Usage(
-            prompt_tokens=before.prompt_tokens + usage.prompt_tokens,
-            completion_tokens=before.completion_tokens + usage.completion_tokens,
-            cached_tokens=before.cached_tokens + usage.cached_tokens,
-        )
-        self.timings = slower
+        self.usage += usage
+        self.timings = max(self.timings, timings, key=lambda one: one.predicted_ms)
 
     def add_unfinished(self, prompt_tokens: int, completion_tokens: int) -> None:
         """Count one generation that an error or the client ended, as far as it came."""
-        before = self.unfinished or Usage(0, 0)
-        self.unfinished = Usage(before.prompt_tokens + prompt_tokens, before.completion_tokens + completion_tokens)
+        self.unfinished = (self.unfinished or Usage(0, 0)) + Usage(prompt_tokens, completion_tokens)
 
     def add_pooling(self, prompt_tokens: int, compute_ms: float = 0.0) -> None:
         """Count texts that are being pooled; an endpoint may pool several times in one request."""

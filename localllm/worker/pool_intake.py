@@ -90,6 +90,10 @@ class _Inputs:
         self._encoder: PoolEncoder = model.encoder
         self._n_vocab = model.info.n_vocab
         self._n_ctx = model.pooler.capabilities.context_length
+        self._max_text_tokens: int | None = None
+        if request.max_document_tokens is not None and not ranks:
+            # What the model puts around a text doesn't count, as for pairs.
+            self._max_text_tokens = request.max_document_tokens + len(self._encoder.encode_text(""))
 
     def tokens_of(self, index: int, one: PoolInput) -> Sequence[int]:
         """Return the tokens of one input, which the model can take. Raises ``LocalLLMError``."""
@@ -113,12 +117,10 @@ class _Inputs:
         if not text:
             return ()
         tokens = self._encoder.encode_text(text)
-        if self._max_document_tokens is not None:
-            # What the model puts around a text doesn't count, as for pairs.
-            limit = self._max_document_tokens + len(self._encoder.encode_text(""))
-            if limit < len(tokens) and limit <= self._n_ctx:
-                self.truncated.append(index)
-                return self._encoder.encode_text(text, max_tokens=limit)
+        limit = self._max_text_tokens
+        if limit is not None and limit < len(tokens) and limit <= self._n_ctx:
+            self.truncated.append(index)
+            return self._encoder.encode_text(text, max_tokens=limit)
         if len(tokens) <= self._n_ctx:
             return tokens
         self._cut(index, len(tokens), f"input {index}", "input")

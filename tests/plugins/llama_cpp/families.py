@@ -12,21 +12,10 @@ from typing import Any
 
 from localllm import CallFormat, ThoughtFormat, Tool
 from localllm_llama_cpp.sandbox import SandboxedTemplate
+from tests.engine.reply_kit import CODER, HERMES, THINK
 
 TEMPLATES = Path(__file__).parent / "templates"
 
-THINK = ThoughtFormat("<think>", "</think>")
-HERMES = CallFormat("json", call_open="<tool_call>\n", call_close="\n</tool_call>", separator="\n")
-CODER = CallFormat(
-    "tagged_values",
-    call_open="<tool_call>\n<function=",
-    name_close=">\n",
-    key_open="<parameter=",
-    key_close=">\n",
-    value_close="\n</parameter>\n",
-    call_close="</function>\n</tool_call>",
-    separator="\n",
-)
 PYTHONIC = CallFormat(
     "pythonic", section_open="<|tool_call_start|>[", section_close="]<|tool_call_end|>", separator=", "
 )
