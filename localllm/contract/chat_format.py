@@ -91,21 +91,19 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class ReplyRules:
-    """How one reply is to be read, and what holds it to its form.
+    """How one reply is to be read.
 
     ``in_thought``: the prompt has opened a thought already. ``calls`` is None where no tool is offered: what looks like
-    a call is then text. ``constraint`` holds from the reply's beginning, or from the end of its thought; where
-    ``trigger`` is given, only from where that text (part of the constraint's own) was written.
-    ``thought_budget`` is how many tokens a thought may have before it is ended; None: as many as it likes.
-    ``content_open`` and ``content_close`` are as in :class:`ChatFormat`.
+    a call is then text. With ``parallel`` unset the reply ends behind its first call. ``thought_budget`` is how many
+    tokens its thoughts may have before the engine ends them; None: as many as they like. ``content_open`` and
+    ``content_close`` are as in :class:`ChatFormat`.
     """
 
     thought: ThoughtFormat | None = None
     in_thought: bool = False
     calls: CallFormat | None = None
     tools: tuple[Tool, ...] = ()
-    constraint: Constraint | None = None
-    trigger: str = ""
+    parallel: bool = True
     thought_budget: int | None = None
     content_open: tuple[str, ...] = ()
     content_close: tuple[str, ...] = ()
@@ -113,7 +111,13 @@ class ReplyRules:
 
 @dataclass(frozen=True, slots=True)
 class RenderedPrompt:
-    """A rendered conversation: its text, ready to be tokenised with control tokens read, and the rules of the reply."""
+    """A rendered conversation: its text, ready to be tokenised with control tokens read, and what goes for the reply.
+
+    ``constraint`` holds the whole reply, thoughts and calls included; None: the model may write what it likes.
+    ``warnings`` are sentences for the caller.
+    """
 
     text: str
     reply: ReplyRules = ReplyRules()
+    constraint: Constraint | None = None
+    warnings: tuple[str, ...] = ()

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
-from localllm.contract.generation import Constraint, SamplingParams
+from localllm.contract.chat_format import RenderedPrompt
+from localllm.contract.generation import ChatPrompt, Constraint, SamplingParams
 
 KvLayout = Literal["unified", "streams"]
 
@@ -148,6 +149,14 @@ class Decoder(Protocol):
         """Wait for the submitted plan and return what each key of its slices drew, in order (one or more tokens)."""
         ...
 
+    def force(self, key: SequenceKey, tokens: Sequence[int]) -> None:
+        """Take tokens that the engine itself writes into an answer, as if the choice had drawn them.
+
+        Called after ``collect``, for a choice that goes on: they follow what it drew. Samplers that remember tokens
+        (penalties, a constraint) take them in; a constraint that does not allow them is let go, from then on.
+        """
+        ...
+
     def close(self, request_id: str) -> None:
         """Free the samplers of a request. Called once for each ``open``."""
         ...
@@ -205,8 +214,16 @@ class Tokenizer(Protocol):
 
 
 class PromptRenderer(Protocol):
-    """Renders chat messages by the model's template. Raises ``InvalidRequestError`` with the template's own words."""
+    """Renders chat messages by the model's template. Called from the intake thread."""
 
-    def render(self, messages: Sequence[Mapping[str, object]], template_kwargs: Mapping[str, object]) -> str:
-        """Return the prompt's text, ready for ``encode(add_special=False, parse_special=True)``."""
+    def render(self, prompt: ChatPrompt, constraint: Constraint | None = None) -> RenderedPrompt:
+        """Return the prompt's text, ready for ``encode(add_special=False, parse_special=True)``, and the reply's rules.
+
+        ``constraint`` is what the caller asks of the reply's content. The one that is returned holds the whole reply:
+        also its thoughts and its calls, where there are any. A renderer that knows of neither returns it unchanged, and
+        no ``calls``.
+
+        Raises ``InvalidRequestError`` with the template's own words, ``UnsupportedFeatureError`` for what the model
+        can't do.
+        """
         ...

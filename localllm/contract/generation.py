@@ -20,13 +20,16 @@ class Constraint:
     ``source`` is JSON text for ``json_schema`` (a schema), ``choice`` (a list of strings) and ``structural_tag`` (as
     vLLM's ``structural_tag``), the pattern or the grammar for the other kinds, and empty for ``json_object``. With
     ``strict`` unset, what the engine can't honour in a schema is left out, with a warning, instead of being refused.
-    ``param`` names the request's field that it comes from, for errors; it changes nothing else.
+    ``param`` names the request's field that it comes from, for errors; it changes nothing else. A ``lark`` source may
+    refer to ``parts`` as ``@part0``, ``@part1``, and so on: a chat format's frame around what the caller asked for. A
+    frame is made in the worker and never sent.
     """
 
     kind: ConstraintKind
     source: str = ""
     strict: bool = True
     param: str = field(default="", compare=False)
+    parts: tuple[Constraint, ...] = field(default=(), metadata={"sent": False})
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
+from localllm.contract.chat_format import ReplyRules
 from localllm.contract.decoder import Decoder, Scored, ScoringDecoder, SequenceKey, Tokenizer
 from localllm.contract.errors import ContextLengthExceededError, InvalidRequestError, UnsupportedFeatureError
 from localllm.contract.generation import ChoiceFinished, Finished, SamplingParams, Started, Timings, Usage
@@ -15,6 +16,8 @@ from localllm.engine.pacing import PrefillPacer
 from localllm.engine.prompt_scores import first_prompt_token, scored_prompt_tokens
 from localllm.engine.scheduler import Scheduler, Step
 from localllm.engine.stopping import StopStrings
+
+_PLAIN = ReplyRules()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,7 @@ class PreparedRequest:
     queued_at: float
     prompt_logprobs: int | None = None
     warnings: tuple[str, ...] = ()  # for ``Started``
+    reply: ReplyRules = _PLAIN
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
 
+from localllm.contract.chat_format import RenderedPrompt
 from localllm.contract.decoder import InfillTokens
 from localllm.contract.errors import InvalidRequestError
+from localllm.contract.generation import ChatPrompt, Constraint
 
 N_VOCAB = 261
 _SPECIAL = {"<|end|>": 256, "<|begin|>": 257, "<|prefix|>": 258, "<|suffix|>": 259, "<|middle|>": 260}
@@ -46,14 +47,14 @@ class ByteTokenizer:
 class PlainRenderer:
     """One line per message, ``role: content``, and ``assistant:`` at the end."""
 
-    def render(self, messages: Sequence[Mapping[str, object]], template_kwargs: Mapping[str, object]) -> str:
+    def render(self, prompt: ChatPrompt, constraint: Constraint | None = None) -> RenderedPrompt:
         """Return the lines. A message without a role or with other content than text is refused."""
         lines: list[str] = []
-        for index, message in enumerate(messages):
+        for index, message in enumerate(prompt.messages):
             role, content = message.get("role"), message.get("content")
             if not isinstance(role, str) or not isinstance(content, str):
                 raise InvalidRequestError(
                     f"Message {index} needs a role and a content, both strings.", param=f"messages.{index}"
                 )
             lines.append(f"{role}: {content}\n")
-        return "".join(lines) + "assistant:"
+        return RenderedPrompt("".join(lines) + "assistant:", constraint=constraint)

@@ -117,6 +117,13 @@ class FakeDecoder:
             violated("scores of a plan that was not collected just now, or has no targets")
         return {part.seq: self._score(part) for part in plan.slices if part.targets}
 
+    def force(self, key: SequenceKey, tokens: Sequence[int]) -> None:
+        """Go on from tokens that the engine wrote."""
+        sampler = self._sampler(key)
+        for token in tokens:
+            sampler.text_hash = mix(sampler.text_hash, token)
+            sampler.drawn.append(token)
+
     def close(self, request_id: str) -> None:
         """Forget the state of each choice."""
         if self._samplers.pop(request_id, None) is None:
@@ -217,6 +224,10 @@ class WrappedDecoder:
     def scores(self) -> Mapping[int, Sequence[Scored]]:
         """Pass on, where the wrapped decoder can score."""
         return cast(ScoringDecoder, self._decoder).scores()
+
+    def force(self, key: SequenceKey, tokens: Sequence[int]) -> None:
+        """Pass on."""
+        self._decoder.force(key, tokens)
 
     def close(self, request_id: str) -> None:
         """Pass on."""

@@ -218,8 +218,9 @@ def _union_shape(arguments: tuple[Any, ...]) -> Shape:
 
 def _dataclass_shape(kind: Any) -> Shape:  # noqa: ANN401
     hints = get_type_hints(kind)
-    shapes = {field.name: shape_of(hints[field.name]) for field in fields(kind)}
-    required = {field.name for field in fields(kind) if field.default is MISSING and field.default_factory is MISSING}
+    sent = [field for field in fields(kind) if field.metadata.get("sent", True)]
+    shapes = {field.name: shape_of(hints[field.name]) for field in sent}
+    required = {field.name for field in sent if field.default is MISSING and field.default_factory is MISSING}
 
     def encode(value: Any) -> dict[str, Any]:  # noqa: ANN401
         return {name: shape.encode(getattr(value, name)) for name, shape in shapes.items()}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from localllm.contract.backend import LoadedModel
+from localllm.contract.chat_format import RenderedPrompt, ReplyRules
 from localllm.contract.decoder import Tokenizer
 from localllm.contract.errors import (
     ContextLengthExceededError,
@@ -12,7 +14,14 @@ from localllm.contract.errors import (
     ModelUnsupportedError,
     UnsupportedFeatureError,
 )
-from localllm.contract.generation import ChatPrompt, Constraint, GenerateRequest, InfillPrompt, Prompt, TextPrompt
+from localllm.contract.generation import (
+    ChatPrompt,
+    Constraint,
+    GenerateRequest,
+    InfillPrompt,
+    TextPrompt,
+    TokenPrompt,
+)
 from localllm.contract.wire import Submit
 from localllm.engine.step_loop import PreparedRequest
 
@@ -27,7 +36,14 @@ def prepare(submit: Submit, model: LoadedModel, *, queued_at: float) -> Prepared
         message = "This model is loaded to write text; it can't pool texts as it is loaded."
         raise ModelUnsupportedError(message, param="model")
     param = "messages" if isinstance(request.prompt, ChatPrompt) else "prompt"
-    tokens = _tokens_of(request.prompt, model)
+    prompt = request.prompt
+    rendered: RenderedPrompt | None = None
+    tokens: Sequence[int]
+    if isinstance(prompt, ChatPrompt):
+        rendered = render(prompt, model, request.sampling.constraint)
+        tokens = encode_rendered(rendered, model.tokenizer)
+    else:
+        tokens = _tokens_of(prompt, model.tokenizer)
     if not tokens:
         message = "The prompt is empty: it has no token to go on from. Send at least one character or token."
         raise InvalidRequestError(message, param=param)
@@ -37,16 +53,18 @@ def prepare(submit: Submit, model: LoadedModel, *, queued_at: float) -> Prepared
     n_ctx = model.decoder.capabilities.context_length
     if len(tokens) >= n_ctx:
         raise ContextLengthExceededError(len(tokens), n_ctx, param=param)
-    warnings = _compile(request.sampling.constraint, model)
+    constraint = request.sampling.constraint if rendered is None else rendered.constraint
+    warnings = _compile(constraint, model)
     return PreparedRequest(
         request_id=submit.request_id,
         prompt=tuple(tokens),
-        sampling=request.sampling,
+        sampling=replace(request.sampling, constraint=constraint),
         owner=request.owner,
         cache_prompt=request.cache_prompt,
         queued_at=queued_at,
         prompt_logprobs=request.prompt_logprobs,
-        warnings=warnings,
+        warnings=warnings if rendered is None else (*rendered.warnings, *warnings),
+        reply=ReplyRules() if rendered is None else rendered.reply,
     )
 
 
@@ -60,23 +78,33 @@ def _compile(constraint: Constraint | None, model: LoadedModel) -> tuple[str, ..
     return model.constraints.compile(constraint)
 
 
-def _tokens_of(prompt: Prompt, model: LoadedModel) -> list[int] | tuple[int, ...]:
-    if isinstance(prompt, ChatPrompt):
-        return model.tokenizer.encode(render(prompt, model), add_special=False, parse_special=True)
+def _tokens_of(prompt: TextPrompt | TokenPrompt | InfillPrompt, tokenizer: Tokenizer) -> list[int] | tuple[int, ...]:
     if isinstance(prompt, TextPrompt):
         # A raw prompt may write the model's control tokens out, as hand-made chat templates do.
-        return model.tokenizer.encode(prompt.text, add_special=True, parse_special=True)
+        return tokenizer.encode(prompt.text, add_special=True, parse_special=True)
     if isinstance(prompt, InfillPrompt):
-        return _infill(prompt, model.tokenizer)
+        return _infill(prompt, tokenizer)
     return prompt.tokens
 
 
-def render(prompt: ChatPrompt, model: LoadedModel) -> str:
-    """Return a conversation's text by the model's template. Raises ``InvalidRequestError``."""
+def render(prompt: ChatPrompt, model: LoadedModel, constraint: Constraint | None = None) -> RenderedPrompt:
+    """Render a conversation by the model's template. Raises ``InvalidRequestError``, ``UnsupportedFeatureError``.
+
+    ``constraint`` is what the reply's content must match.
+    """
     if model.renderer is None:
         message = "This model has no chat template. Send a plain prompt to /v1/completions instead."
         raise InvalidRequestError(message, param="messages")
-    return model.renderer.render(prompt.messages, prompt.template_kwargs)
+    rendered = model.renderer.render(prompt, constraint)
+    if prompt.tools and prompt.tool_choice != "none" and rendered.reply.calls is None:
+        message = "This model's engine can't call tools. Leave tools out, or name another model."
+        raise UnsupportedFeatureError(message, param="tools")
+    return rendered
+
+
+def encode_rendered(rendered: RenderedPrompt, tokenizer: Tokenizer) -> list[int]:
+    """Return the tokens of a rendered conversation."""
+    return tokenizer.encode(rendered.text, add_special=False, parse_special=True)
 
 
 def _infill(prompt: InfillPrompt, tokenizer: Tokenizer) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from localllm.contract.backend import LoadedModel
 from localllm.contract.generation import ChatPrompt
 from localllm.contract.texts import DetokenizeRequest, RenderRequest, TextRequest, TextResult, TokenizeRequest
-from localllm.worker.intake import check_ids, render
+from localllm.worker.intake import check_ids, encode_rendered, render
 
 
 def answer_text(request: TextRequest, model: LoadedModel) -> TextResult:
@@ -17,13 +17,13 @@ def answer_text(request: TextRequest, model: LoadedModel) -> TextResult:
             check_ids(tokens, model.info.n_vocab, "tokens")
             return TextResult(b"".join(map(model.tokenizer.spelling, tokens)).decode("utf-8", "replace"))
         case RenderRequest(prompt=prompt):
-            return TextResult(render(prompt, model))
+            return TextResult(render(prompt, model).text)
 
 
 def _tokenize(request: TokenizeRequest, model: LoadedModel) -> TextResult:
     tokenizer = model.tokenizer
     if isinstance(request.prompt, ChatPrompt):
-        tokens = tokenizer.encode(render(request.prompt, model), add_special=False, parse_special=True)
+        tokens = encode_rendered(render(request.prompt, model), tokenizer)
     else:
         text = request.prompt.text
         tokens = tokenizer.encode(text, add_special=request.add_special, parse_special=request.parse_special)

@@ -85,6 +85,10 @@ class LlamaDecoder:
             raise InvalidRequestError(message, param="prompt")
         self._samplers[request_id] = self._new_sampler(sampling, prompt)
 
+    def force(self, key: SequenceKey, tokens: Sequence[int]) -> None:
+        """Have a choice's sampler remember tokens that it did not draw."""
+        self._samplers[key.request_id].choices[key.choice].force(tokens)
+
     def close(self, request_id: str) -> None:
         """Free the samplers of a request."""
         self._samplers.pop(request_id).close()

@@ -17,6 +17,7 @@ from localllm import (
     ModelLoadError,
 )
 
+from .chat_renderer import ChatRenderer
 from .context import NativeModel, describe_context, make_context
 from .decoder import LlamaDecoder
 from .dry import DrySource
@@ -42,7 +43,7 @@ class LlamaModel:
     info: ModelInfo
     decoder: LlamaDecoder
     tokenizer: LlamaTokenizer
-    renderer: ChatTemplate | BrokenTemplate | None
+    renderer: ChatRenderer | None
     constraints: Grammars
     dry: DrySource
     native: NativeModel
@@ -133,7 +134,7 @@ def _assemble(request: LoadRequest, native: NativeModel, settings: LlamaCppSetti
             description=header.description,
             n_params=int(lib.llama_model_n_params(native.model)),
             size_bytes=size_bytes,
-            has_chat_template=isinstance(renderer, ChatTemplate),
+            has_chat_template=renderer is not None and renderer.is_usable,
             notes=(*plan.notes, *template_notes),
             meta={
                 "architecture": header.architecture,
@@ -156,7 +157,7 @@ def _renderer(
     header: ModelHeader,
     vocab: Any,  # noqa: ANN401  # llama_vocab pointer
     tokenizer: LlamaTokenizer,
-) -> tuple[ChatTemplate | BrokenTemplate | None, tuple[str, ...]]:
+) -> tuple[ChatRenderer | None, tuple[str, ...]]:
     """Return the chat template, if there is one, and notes on what is wrong with it."""
     source = header.chat_template
     if source is None:
@@ -169,5 +170,5 @@ def _renderer(
             add_bos=bool(lib.llama_vocab_get_add_bos(vocab)),
         )
     except (jinja2.TemplateError, TemplateLimitError) as error:
-        return BrokenTemplate(str(error)), (f"The chat template can't be compiled: {error}.",)
-    return template, ()
+        return ChatRenderer(BrokenTemplate(str(error))), (f"The chat template can't be compiled: {error}.",)
+    return ChatRenderer(template), ()

@@ -99,6 +99,14 @@ class ChoiceSampler:
             allowed = np.intersect1d(allowed, self._rules.allowed, assume_unique=True)
         return self._taken(self._drawn(row, candidates, allowed))
 
+    def force(self, tokens: Sequence[int]) -> None:
+        """Remember tokens that were written without a draw. A grammar that does not allow them is let go."""
+        for token in tokens:
+            grammar = self._memory.grammar
+            if grammar is not None and (grammar.is_over or not grammar.allows(token)):
+                self._memory.grammar = None
+            self._taken(token)
+
     def close(self) -> None:
         """Free what the library holds."""
         if self._chain is not None:

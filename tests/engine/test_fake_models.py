@@ -12,7 +12,7 @@ import pytest
 from localllm.contract.backend import LoadRequest
 from localllm.contract.decoder import Plan, SequenceKey, Slice
 from localllm.contract.errors import InvalidRequestError, ModelLoadError
-from localllm.contract.generation import SamplingParams
+from localllm.contract.generation import ChatPrompt, SamplingParams
 from localllm.contract.model import Mode
 from localllm.testing.decoders import ByteTokenizer, FakeModel, PlainRenderer
 
@@ -97,7 +97,7 @@ def test_the_tokenizer_reads_special_tokens_only_where_they_are_meant() -> None:
 
 def test_the_renderer_writes_a_line_for_each_message() -> None:
     messages = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}]
-    assert PlainRenderer().render(messages, {}) == "system: Be kind.\nuser: Hi\nassistant:"
+    assert PlainRenderer().render(ChatPrompt(tuple(messages))).text == "system: Be kind.\nuser: Hi\nassistant:"
     with pytest.raises(InvalidRequestError, match="Message 1") as refused:
-        PlainRenderer().render([*messages[:1], {"role": "user"}], {})
+        PlainRenderer().render(ChatPrompt((*messages[:1], {"role": "user"})))
     assert refused.value.param == "messages.1"

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from localllm import (
+    ChatPrompt,
     ChoiceFinished,
     Chunk,
     Constraint,
@@ -45,7 +46,8 @@ class Writer:
         self.model = model
         self._loop = StepLoop(model.decoder, model.tokenizer, time.monotonic)
         self._ids = map(str, itertools.count())
-        text = model.renderer.render([{"role": "user", "content": QUESTION}], {}) if model.renderer else QUESTION
+        asked = ChatPrompt(({"role": "user", "content": QUESTION},))
+        text = model.renderer.render(asked).text if model.renderer else QUESTION
         self._prompt = tuple(model.tokenizer.encode(text, add_special=False, parse_special=True))
         self.logprobs: list[TokenLogprob] = []
 

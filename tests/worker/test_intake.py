@@ -39,7 +39,7 @@ def intake(prompt: Prompt, sampling: SamplingParams = SILENT, **settings: int) -
 def test_a_chat_is_rendered_by_the_models_template_and_tokenised() -> None:
     fake = model()
     assert fake.renderer is not None
-    text = fake.renderer.render(HELLO.messages, {})
+    text = fake.renderer.render(HELLO).text
     request = intake(HELLO)
     assert request.prompt == tuple(fake.tokenizer.encode(text, add_special=False, parse_special=True))
     assert (request.request_id, request.owner, request.cache_prompt, request.queued_at) == ("r1", "key", False, 3.5)

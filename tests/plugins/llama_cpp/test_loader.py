@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from localllm import LoadRequest, Mode, ModelFileError, ModelLoadError
+from localllm import ChatPrompt, LoadRequest, Mode, ModelFileError, ModelLoadError, ModelUnsupportedError
 from localllm.testing.tiny_model import (
     corrupt_gguf,
     truncate_gguf,
@@ -16,7 +16,6 @@ from localllm_llama_cpp import context, loader
 from localllm_llama_cpp.loader import load
 from localllm_llama_cpp.log import native_log
 from localllm_llama_cpp.sampling_defaults import SamplingDefaults
-from localllm_llama_cpp.template import BrokenTemplate
 
 
 def request_for(path, mode=Mode.GENERATE, **settings) -> LoadRequest:
@@ -143,7 +142,9 @@ def test_a_file_without_a_template_has_no_renderer(tmp_path, load_model):
 
 def test_a_broken_template_costs_only_the_chat(tmp_path, load_model):
     model = load_model(write_tiny_llama(tmp_path / "broken.gguf", chat_template="{% if %}"))
-    assert isinstance(model.renderer, BrokenTemplate)
+    assert model.renderer is not None
+    with pytest.raises(ModelUnsupportedError, match="can't be compiled"):
+        model.renderer.render(ChatPrompt(({"role": "user", "content": "x"},)))
     assert not model.info.has_chat_template
     assert "can't be compiled" in model.info.notes[0]
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localllm import InvalidRequestError, LoadRequest, Mode
+from localllm import ChatPrompt, InvalidRequestError, LoadRequest, Mode
 from localllm.testing.tiny_model import write_tiny_llama
 from localllm_llama_cpp.loader import LlamaModel
 from localllm_llama_cpp.tokenizer import LlamaTokenizer
@@ -74,7 +74,8 @@ def test_the_beginning_token_is_added_where_the_file_wants_it(tmp_path, load_mod
     model = load_model(write_tiny_llama(tmp_path / "bos.gguf", add_bos=True))
     assert model.tokenizer.encode("a", add_special=True, parse_special=False) == [317, ord("a")]
     assert model.tokenizer.encode("a", add_special=False, parse_special=False) == [ord("a")]
-    assert model.renderer.render([{"role": "user", "content": "a"}], {}).startswith("<|endoftext|><|im_start|>user")
+    text = model.renderer.render(ChatPrompt(({"role": "user", "content": "a"},))).text
+    assert text.startswith("<|endoftext|><|im_start|>user")
 
 
 def test_threads_may_share_a_tokenizer(tokenizer):

@@ -6,7 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 
-from localllm import Capabilities, LoadRequest, ModelInfo, Plan, Sampled, SamplingParams, SequenceKey
+from localllm import (
+    Capabilities,
+    ChatPrompt,
+    Constraint,
+    LoadRequest,
+    ModelInfo,
+    Plan,
+    RenderedPrompt,
+    Sampled,
+    SamplingParams,
+    SequenceKey,
+)
 
 END = 256
 BAN = -100.0
@@ -36,9 +47,9 @@ class ByteTokenizer:
 class LastMessage:
     """Renders a conversation as its last message."""
 
-    def render(self, messages: Sequence[Mapping[str, object]], template_kwargs: Mapping[str, object]) -> str:
+    def render(self, prompt: ChatPrompt, constraint: Constraint | None = None) -> RenderedPrompt:
         """Return the text that is to be repeated."""
-        return str(messages[-1]["content"])
+        return RenderedPrompt(str(prompt.messages[-1]["content"]), constraint=constraint)
 
 
 @dataclass
@@ -75,6 +86,9 @@ class EchoDecoder:
             return Sampled(token, is_end=token == END)
         others = [(other, -inf) for other in range(END) if other != token]  # there was never any doubt
         return Sampled(token, token == END, logprob=0.0, top=((token, 0.0), *others)[:asked])
+
+    def force(self, key: SequenceKey, tokens: Sequence[int]) -> None:
+        """What the engine writes itself is not repeated, and changes nothing."""
 
     def close(self, request_id: str) -> None:
         """Forget a request."""
