@@ -86,7 +86,7 @@ if TYPE_CHECKING:
         TokenPrompt,
         Usage,
     )
-    from localllm.contract.model import Mode, ModelInfo, ModelKind, ModelSpec
+    from localllm.contract.model import MemoryUse, Mode, ModelInfo, ModelKind, ModelSpec
     from localllm.contract.pooling import (
         PairPrompt,
         PoolCapabilities,
@@ -141,7 +141,7 @@ _HOMES = {
         "PairPrompt PoolCapabilities PoolEncoder PoolEvent PoolFinished PoolInput PoolItem PoolRequest PoolStarted "
         "Pooled Pooler PoolingInfo PoolingKind ScoreScale"
     ),
-    "localllm.contract.model": "Mode ModelInfo ModelKind ModelSpec",
+    "localllm.contract.model": "MemoryUse Mode ModelInfo ModelKind ModelSpec",
     "localllm.contract.texts": "DetokenizeRequest RenderRequest TextRequest TextResult TokenizeRequest",
     "localllm.hookspecs": "RegisterBackend RegisterMiddleware RegisterModel RegisterRoute hookimpl",
     "localllm.server.conversion": "Conversion convert_texts",
@@ -188,6 +188,7 @@ __all__ = [
     "LoadedModel",
     "LoadedPooler",
     "LocalLLMError",
+    "MemoryUse",
     "Mode",
     "ModelAccess",
     "ModelClient",

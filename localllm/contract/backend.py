@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 from localllm.contract.decoder import ConstraintCompiler, Decoder, PromptRenderer, Tokenizer
 from localllm.contract.generation import GenerateEvent, GenerateRequest
-from localllm.contract.model import Mode, ModelInfo, ModelSpec
+from localllm.contract.model import MemoryUse, Mode, ModelInfo, ModelSpec
 from localllm.contract.pooling import PoolEncoder, Pooler, PoolEvent, PoolRequest
 from localllm.contract.texts import TextRequest, TextResult
 
@@ -125,7 +125,7 @@ class BackendSpec:
 
     ``settings`` is the dataclass of the engine's keys, which stand in ``[plugin.<name>]`` for all models and in
     ``[models.define.<id>]`` for one; None when it has none. That a build needs ``safe_mode`` is remembered by its
-    ``build_id``.
+    ``build_id``. ``estimate`` says, from a model's header facts and settings alone, what it will take when loaded.
     """
 
     name: str
@@ -136,6 +136,7 @@ class BackendSpec:
     settings: type | None = None
     build_id: Callable[[], str] | None = None  # names the native build without importing it
     refuses: Callable[[ModelSpec, Mode], str | None] | None = None  # why a model can't be loaded so, without loading it
+    estimate: Callable[[ModelSpec, Mode], MemoryUse | None] | None = None  # fast, no I/O, without importing the engine
     rebuild_command: str | None = None  # what to run when the native build proves to be miscompiled
 
     def __post_init__(self) -> None:

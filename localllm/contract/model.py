@@ -35,11 +35,29 @@ class Mode(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """What a loaded model takes, in bytes, on whatever device: estimated from its header, or measured.
+
+    ``weights_bytes`` of a mapped file count in full; ``cache_bytes`` are the KV cells, ``compute_bytes`` all else.
+    """
+
+    weights_bytes: int
+    cache_bytes: int = 0
+    compute_bytes: int = 0
+
+    @property
+    def total_bytes(self) -> int:
+        """All of it."""
+        return self.weights_bytes + self.cache_bytes + self.compute_bytes
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """One model that can be loaded by name.
 
     ``settings`` are the backend's own keys for this model (already checked against its section).
-    ``path`` is absolute. ``meta`` is shown in ``GET /v1/models`` as it is.
+    ``path`` is absolute. ``meta`` is shown in ``GET /v1/models`` as it is. ``ttl_seconds`` is how long it stays loaded
+    unused (0: for ever; None: as ``models.idle_unload_minutes`` says); a ``pinned`` one is never let go for another.
     """
 
     id: str
@@ -50,6 +68,9 @@ class ModelSpec:
     settings: Mapping[str, Any] = field(default_factory=dict)
     created: int = 0  # seconds since 1970
     meta: Mapping[str, Any] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+    ttl_seconds: float | None = None
+    pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +87,9 @@ class ModelDefinition:
     kind: ModelKind | None = None
     aliases: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+    ttl_seconds: float | None = None
+    pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,3 +110,4 @@ class ModelInfo:
     notes: tuple[str, ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
     pooling: PoolingInfo | None = None  # set when it was loaded to pool
+    memory: MemoryUse | None = None  # as measured; None where the engine can't tell
