@@ -56,6 +56,7 @@ docs: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks $(ARGS)
 	$(BIN)/python -m benchmarks.embeddings
+	$(BIN)/python -m benchmarks.cold_load
 
 rebuild-llama: $(VENV)/bin/python
 	$(BIN)/python -m pip install --force-reinstall --no-deps --no-cache-dir --no-binary llama-cpp-python \

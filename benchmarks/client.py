@@ -96,3 +96,14 @@ async def get(port: int, path: str) -> int:
     status = await reader.readline()
     writer.close()
     return int(status.split()[1])
+
+
+async def post(port: int, path: str, body: dict[str, Any]) -> int:
+    """Return the status of a POST request with a JSON body, once it is answered."""
+    payload = json.dumps(body).encode()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
+    writer.write(f"{head}Content-Length: {len(payload)}\r\nConnection: close\r\n\r\n".encode() + payload)
+    answer = await reader.read()
+    writer.close()
+    return int(answer.split()[1])

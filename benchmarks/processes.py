@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,11 +83,22 @@ class Server:
         self.process.wait(60)
 
 
-def start_server(model: Path, threads: int, *, encoder: Path | None = None, **settings: object) -> Server:
-    """Start ``localllm serve`` on a free port and wait until ``/health`` answers; ``encoder`` embeds and ranks."""
+def start_server(
+    model: Path,
+    threads: int,
+    *,
+    encoder: Path | None = None,
+    models: Mapping[str, object] | None = None,
+    **settings: object,
+) -> Server:
+    """Start ``localllm serve`` on a free port and wait until ``/health`` answers.
+
+    ``encoder`` embeds and ranks, ``models`` are keys of that section, ``settings`` the engine's.
+    """
     port = _free_port()
     lines = ["[server]", f"port = {port}", "[models]", f'directory = "{WORK / "models"}"']
     lines.append(f'default = "{model.stem}"')
+    lines += [f"{key} = {json.dumps(value)}" for key, value in (models or {}).items()]
     if encoder is not None:
         lines += [f'{key} = "{encoder.stem}"' for key in ("default_embedding", "default_reranker")]
     lines.append(f"[plugin.llama_cpp]\nthreads = {threads}\nthreads_batch = {threads}")

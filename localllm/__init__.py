@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from localllm.config.schema import setting
     from localllm.context import ModelAccess, PluginContext
+    from localllm.contract.adapters import AdapterScale, adapter_group, scales_of
     from localllm.contract.backend import (
         BackendSpec,
         LoadedModel,
@@ -44,12 +45,14 @@ if TYPE_CHECKING:
         Tokenizer,
         Truncate,
     )
+    from localllm.contract.diagnosis import Finding, Verdict
     from localllm.contract.errors import (
         ContextLengthExceededError,
         InvalidRequestError,
         LocalLLMError,
         ModelFileError,
         ModelLoadError,
+        ModelMisconfiguredError,
         ModelNotFoundError,
         ModelUnsupportedError,
         OverloadedError,
@@ -60,6 +63,15 @@ if TYPE_CHECKING:
         WorkerCrashedError,
     )
     from localllm.contract.events import Event, ModelLoaded, ModelUnloaded, RequestFinished, WorkerDied
+    from localllm.contract.fetch import (
+        FileRole,
+        ModelSource,
+        PullError,
+        RemoteFile,
+        Resolution,
+        SourceFactory,
+        SourceSpec,
+    )
     from localllm.contract.generation import (
         CallDelta,
         ChatPrompt,
@@ -86,7 +98,7 @@ if TYPE_CHECKING:
         TokenPrompt,
         Usage,
     )
-    from localllm.contract.model import MemoryUse, Mode, ModelInfo, ModelKind, ModelSpec
+    from localllm.contract.model import MemoryUse, Mode, ModelInfo, ModelKind, ModelSpec, RequestRules
     from localllm.contract.pooling import (
         PairPrompt,
         PoolCapabilities,
@@ -104,11 +116,19 @@ if TYPE_CHECKING:
         ScoreScale,
     )
     from localllm.contract.texts import DetokenizeRequest, RenderRequest, TextRequest, TextResult, TokenizeRequest
-    from localllm.hookspecs import RegisterBackend, RegisterMiddleware, RegisterModel, RegisterRoute, hookimpl
+    from localllm.hookspecs import (
+        RegisterBackend,
+        RegisterMiddleware,
+        RegisterModel,
+        RegisterRoute,
+        RegisterSource,
+        hookimpl,
+    )
     from localllm.server.conversion import Conversion, convert_texts
     from localllm.server.disconnect import race_disconnect
     from localllm.server.json_body import read_json
     from localllm.server.json_pieces import json_in_pieces
+    from localllm.server.model_body import ModelBody, read_model_body
     from localllm.server.pipeline import stream_generation
     from localllm.server.pooling import PoolingModel, borrow_pooler, stream_pooling
     from localllm.server.sse import EventStream
@@ -116,6 +136,7 @@ if TYPE_CHECKING:
 __version__: str
 
 _HOMES = {
+    "localllm.contract.adapters": "AdapterScale adapter_group scales_of",
     "localllm.config.schema": "setting",
     "localllm.context": "ModelAccess PluginContext",
     "localllm.contract.backend": "BackendSpec LoadRequest LoadedModel LoadedPooler ModelClient WorkerFactory",
@@ -127,11 +148,13 @@ _HOMES = {
         "Scored ScoringDecoder SequenceKey Slice Tokenizer Truncate"
     ),
     "localllm.contract.errors": (
-        "ContextLengthExceededError InvalidRequestError LocalLLMError ModelFileError ModelLoadError ModelNotFoundError "
-        "ModelUnsupportedError OverloadedError ProtocolError SlowReaderError UnavailableError "
-        "UnsupportedFeatureError WorkerCrashedError"
+        "ContextLengthExceededError InvalidRequestError LocalLLMError ModelFileError ModelLoadError "
+        "ModelMisconfiguredError ModelNotFoundError ModelUnsupportedError OverloadedError ProtocolError "
+        "SlowReaderError UnavailableError UnsupportedFeatureError WorkerCrashedError"
     ),
+    "localllm.contract.diagnosis": "Finding Verdict",
     "localllm.contract.events": "Event ModelLoaded ModelUnloaded RequestFinished WorkerDied",
+    "localllm.contract.fetch": "FileRole ModelSource PullError RemoteFile Resolution SourceFactory SourceSpec",
     "localllm.contract.generation": (
         "CallDelta ChatPrompt ChoiceFinished Chunk Constraint ConstraintKind Failed FinishReason Finished "
         "GenerateEvent GenerateRequest InfillPrompt Prompt PromptLogprobs PromptToken Region SamplingParams Started "
@@ -141,13 +164,14 @@ _HOMES = {
         "PairPrompt PoolCapabilities PoolEncoder PoolEvent PoolFinished PoolInput PoolItem PoolRequest PoolStarted "
         "Pooled Pooler PoolingInfo PoolingKind ScoreScale"
     ),
-    "localllm.contract.model": "MemoryUse Mode ModelInfo ModelKind ModelSpec",
+    "localllm.contract.model": "MemoryUse Mode ModelInfo ModelKind ModelSpec RequestRules",
     "localllm.contract.texts": "DetokenizeRequest RenderRequest TextRequest TextResult TokenizeRequest",
-    "localllm.hookspecs": "RegisterBackend RegisterMiddleware RegisterModel RegisterRoute hookimpl",
+    "localllm.hookspecs": "RegisterBackend RegisterMiddleware RegisterModel RegisterRoute RegisterSource hookimpl",
     "localllm.server.conversion": "Conversion convert_texts",
     "localllm.server.disconnect": "race_disconnect",
     "localllm.server.json_body": "read_json",
     "localllm.server.json_pieces": "json_in_pieces",
+    "localllm.server.model_body": "ModelBody read_model_body",
     "localllm.server.pipeline": "stream_generation",
     "localllm.server.pooling": "PoolingModel borrow_pooler stream_pooling",
     "localllm.server.sse": "EventStream",
@@ -155,6 +179,7 @@ _HOMES = {
 """Which module each public name lives in. PEP 562: importing ``localllm`` loads none of them, for the worker's sake."""
 
 __all__ = [
+    "AdapterScale",
     "BackendSpec",
     "CallDelta",
     "CallFormat",
@@ -176,6 +201,8 @@ __all__ = [
     "Event",
     "EventStream",
     "Failed",
+    "FileRole",
+    "Finding",
     "FinishReason",
     "Finished",
     "GenerateEvent",
@@ -191,13 +218,16 @@ __all__ = [
     "MemoryUse",
     "Mode",
     "ModelAccess",
+    "ModelBody",
     "ModelClient",
     "ModelFileError",
     "ModelInfo",
     "ModelKind",
     "ModelLoadError",
     "ModelLoaded",
+    "ModelMisconfiguredError",
     "ModelNotFoundError",
+    "ModelSource",
     "ModelSpec",
     "ModelUnloaded",
     "ModelUnsupportedError",
@@ -224,15 +254,20 @@ __all__ = [
     "PromptRenderer",
     "PromptToken",
     "ProtocolError",
+    "PullError",
     "Region",
     "RegisterBackend",
     "RegisterMiddleware",
     "RegisterModel",
     "RegisterRoute",
+    "RegisterSource",
+    "RemoteFile",
     "RenderRequest",
     "RenderedPrompt",
     "ReplyRules",
     "RequestFinished",
+    "RequestRules",
+    "Resolution",
     "Sampled",
     "SamplingParams",
     "ScoreScale",
@@ -241,6 +276,8 @@ __all__ = [
     "SequenceKey",
     "Slice",
     "SlowReaderError",
+    "SourceFactory",
+    "SourceSpec",
     "Started",
     "TextPrompt",
     "TextRequest",
@@ -258,16 +295,20 @@ __all__ = [
     "UnavailableError",
     "UnsupportedFeatureError",
     "Usage",
+    "Verdict",
     "WorkerCrashedError",
     "WorkerDied",
     "WorkerFactory",
     "__version__",
+    "adapter_group",
     "borrow_pooler",
     "convert_texts",
     "hookimpl",
     "json_in_pieces",
     "race_disconnect",
     "read_json",
+    "read_model_body",
+    "scales_of",
     "setting",
     "stream_generation",
     "stream_pooling",

@@ -27,11 +27,16 @@ class ModelAccess(Protocol):
         """
         ...
 
-    def acquire(self, name: str | None, mode: Mode) -> AbstractAsyncContextManager[ModelClient]:
+    def acquire(
+        self, name: str | None, mode: Mode, *, autoload: bool = True, ttl_seconds: float | None = None
+    ) -> AbstractAsyncContextManager[ModelClient]:
         """Load the model if need be and keep it loaded inside the ``async with``.
 
-        Raises ``ModelNotFoundError``, ``ModelUnsupportedError``, ``ModelLoadError``, ``ModelFileError``,
-        ``OverloadedError``, ``UnavailableError``.
+        It may have to wait until others are let go. Without ``autoload`` a model that is not loaded is an error
+        instead. ``ttl_seconds`` is how long it stays unused after this request: 0 not at all, infinity for ever, None
+        as configured.
+        Raises ``ModelNotFoundError``, ``ModelUnsupportedError``, ``ModelNotLoadedError``, ``ModelTooLargeError``,
+        ``ModelLoadError``, ``ModelFileError``, ``OverloadedError``, ``UnavailableError``.
         """
         ...
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from localllm.context import PluginContext
     from localllm.contract.backend import BackendSpec
     from localllm.contract.events import Event
+    from localllm.contract.fetch import SourceSpec
     from localllm.contract.model import ModelSpec
 
 PROJECT = "localllm"
@@ -48,6 +49,14 @@ class RegisterModel(Protocol):
 
     def __call__(self, model: ModelSpec) -> None:
         """Add one model; its id is unique."""
+        ...
+
+
+class RegisterSource(Protocol):
+    """How a plugin adds places that models are pulled from."""
+
+    def __call__(self, source: SourceSpec) -> None:
+        """Add one source; its scheme is unique."""
         ...
 
 
@@ -86,6 +95,11 @@ def localllm_register_backends(context: PluginContext, register: RegisterBackend
 @hookspec
 def localllm_register_models(context: PluginContext, register: RegisterModel) -> None:
     """Call ``register(ModelSpec(...))`` for models that no file and no ``[models.define]`` names. Return None."""
+
+
+@hookspec
+def localllm_register_sources(context: PluginContext, register: RegisterSource) -> None:
+    """Call ``register(SourceSpec(...))`` once for each place that models can be pulled from. Return None."""
 
 
 @hookspec

@@ -10,7 +10,7 @@ from typing import Any
 from localllm.config.errors import nearest
 
 GROUP = "localllm"
-BUILT_INS = ("chat", "completions", "embeddings", "rerank", "tokenize", "llama_cpp")
+BUILT_INS = ("chat", "completions", "embeddings", "rerank", "tokenize", "llama_cpp", "sources")
 """Our own plugins in the order in which they run when no ``[plugins] enabled`` says otherwise."""
 
 

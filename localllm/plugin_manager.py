@@ -20,6 +20,7 @@ from localllm.config.convert import section_fields
 from localllm.config.schema import Config
 from localllm.context import ModelAccess, PluginContext
 from localllm.contract.backend import BackendSpec, ModelClient
+from localllm.contract.fetch import SourceSpec
 from localllm.contract.model import Mode, ModelKind, ModelSpec
 from localllm.plugin_discovery import PluginError, PluginSource, find_plugins, import_plugin, select_plugins
 from localllm.plugin_registry import RegisteredMiddleware, RegisteredRoute, Registry
@@ -105,8 +106,10 @@ class _LaterModels:
     def resolve(self, name: str | None, mode: Mode, purpose: ModelKind | None = None) -> ModelSpec:
         return self._reach().resolve(name, mode, purpose)
 
-    def acquire(self, name: str | None, mode: Mode) -> AbstractAsyncContextManager[ModelClient]:
-        return self._reach().acquire(name, mode)
+    def acquire(
+        self, name: str | None, mode: Mode, *, autoload: bool = True, ttl_seconds: float | None = None
+    ) -> AbstractAsyncContextManager[ModelClient]:
+        return self._reach().acquire(name, mode, autoload=autoload, ttl_seconds=ttl_seconds)
 
     def list_specs(self) -> list[ModelSpec]:
         return self._reach().list_specs()
@@ -161,7 +164,7 @@ class PluginManager:
 
     @property
     def routes(self) -> tuple[RegisteredRoute, ...]:
-        """Routes in the order in which they were registered. Only after :meth:`register`, as the next four."""
+        """Routes in the order in which they were registered. Only after :meth:`register`, as the next ones."""
         return tuple(self._registered().routes.values())
 
     @property
@@ -180,11 +183,19 @@ class PluginManager:
         return tuple(model for model, _ in self._registered().models.values())
 
     @property
-    def backend_sections(self) -> Mapping[str, Any]:
-        """For each engine the ``[plugin.<name>]`` of the plugin that brought it, where that has one."""
-        backends = self._registered().backends
-        owners = {name: self._contexts[source.name].config for name, (_, source) in backends.items()}
-        return {name: section for name, section in owners.items() if section is not None}
+    def sources(self) -> Mapping[str, SourceSpec]:
+        """Places that models are pulled from, by scheme."""
+        return {scheme: spec for scheme, (spec, _) in self._registered().sources.items()}
+
+    @property
+    def source_owners(self) -> Mapping[str, str]:
+        """For each scheme the plugin that brought it."""
+        return {scheme: source.name for scheme, (_, source) in self._registered().sources.items()}
+
+    @property
+    def backend_owners(self) -> Mapping[str, str]:
+        """For each engine the plugin that brought it."""
+        return {name: source.name for name, (_, source) in self._registered().backends.items()}
 
     def register(self, config: Config, *, clock: Callable[[], float] = time.monotonic) -> None:
         """Give each plugin its context and let it register. Runs once; ``clock`` is monotonic, in seconds.
@@ -204,7 +215,7 @@ class PluginManager:
                 clock=clock,
                 models=self._models,
             )
-        for kind in ("routes", "backends", "models", "middleware"):
+        for kind in ("routes", "backends", "models", "sources", "middleware"):
             for source in self._selected:
                 with registry.registrar(kind, source) as register:
                     self._call(source, f"localllm_register_{kind}", register=register)

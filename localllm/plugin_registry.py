@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from localllm.contract.backend import BackendSpec
+from localllm.contract.fetch import SourceSpec
 from localllm.contract.model import ModelSpec
 from localllm.plugin_discovery import PluginSource
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from starlette.routing import BaseRoute
 
 POSITIONS = ("outer", "inner")
+
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,7 @@ class Registry:
         self.routes: dict[str, RegisteredRoute] = {}
         self.backends: dict[str, tuple[BackendSpec, PluginSource]] = {}
         self.models: dict[str, tuple[ModelSpec, PluginSource]] = {}
+        self.sources: dict[str, tuple[SourceSpec, PluginSource]] = {}
         self.middleware: list[RegisteredMiddleware] = []
         self._route_sources: dict[str, PluginSource] = {}
         self._paths: dict[tuple[str, str], str] = {}
@@ -56,6 +61,7 @@ class Registry:
             "routes": self._add_route,
             "backends": self._add_backend,
             "models": self._add_model,
+            "sources": self._add_source,
             "middleware": self._add_middleware,
         }
         add = adders[kind]
@@ -108,6 +114,15 @@ class Registry:
         if model.backend not in self.backends:
             raise source.error(f"its model {model.id!r} needs the backend {model.backend!r}, which no plugin brings")
         self.models[model.id] = (model, source)
+
+    def _add_source(self, source: PluginSource, spec: SourceSpec) -> None:
+        if not isinstance(spec, SourceSpec):
+            raise source.error(f"registered {spec!r} as a source of models; use localllm.SourceSpec(...)")
+        if not _SCHEME.fullmatch(spec.scheme):
+            raise source.error(f"registered the scheme {spec.scheme!r}; use lower-case letters, digits, + . and -")
+        if spec.scheme in self.sources:
+            raise source.error(f"the source {spec.scheme!r} is already brought by {self.sources[spec.scheme][1]}")
+        self.sources[spec.scheme] = (spec, source)
 
     def _add_middleware(self, source: PluginSource, middleware: Middleware, *, position: str = "inner") -> None:
         if not (hasattr(middleware, "cls") and hasattr(middleware, "kwargs")):

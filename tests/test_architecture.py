@@ -50,6 +50,7 @@ PLUGIN_LIBRARIES = {
     "localllm_completions": {"starlette", "pydantic", "orjson"},
     "localllm_embeddings": {"starlette", "pydantic", "orjson"},
     "localllm_rerank": {"starlette", "pydantic", "orjson"},
+    "localllm_sources": {"huggingface_hub"},
     "localllm_tokenize": {"starlette", "pydantic", "orjson"},
     "localllm_llama_cpp": {"llama_cpp", "llguidance", "numpy", "jinja2"},
 }
@@ -58,6 +59,7 @@ PLUGIN_ROOMS = {
     "localllm_completions": {"openai"},
     "localllm_embeddings": {"openai"},
     "localllm_rerank": {"openai"},
+    "localllm_sources": set(),
     "localllm_tokenize": {"openai"},
     "localllm_llama_cpp": set(),
 }
@@ -180,7 +182,7 @@ def loaded_by(statement: str) -> set[str]:
 )
 def test_the_server_process_never_loads_the_engine(statement: str) -> None:
     """A GGUF's template is untrusted code, a corrupt header aborts, and a parent that touches CUDA keeps its memory."""
-    assert loaded_by(statement).isdisjoint({"llama_cpp", "llguidance", "numpy", "jinja2", "torch"})
+    assert loaded_by(statement).isdisjoint({"llama_cpp", "llguidance", "numpy", "jinja2", "torch", "huggingface_hub"})
 
 
 def test_importing_the_package_loads_nothing_of_it() -> None:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
-from localllm.cli import app, diagnosis
+from localllm.cli import app, diagnosis, engines
 from localllm.config.load import load_config
 from localllm.config.schema import Config
+from localllm.contract.backend import BackendSpec
+from localllm.contract.diagnosis import Finding, Verdict
+from localllm.contract.model import Mode
 from localllm.host.safe_mode import SafeModeMemory
 from localllm.plugin_manager import load_plugins
+from localllm.testing.tiny_model import write_tiny_llama
 from tests.models.raw_gguf import RawGguf, architecture
 
 
@@ -79,7 +85,7 @@ def test_check_of_a_sound_server(home: Path) -> None:
     RawGguf().write(home / "models" / "chat" / "tiny.gguf")
     output = run("check").output
     assert "configuration: defaults (no file)" in output
-    assert "chat, completions, embeddings, rerank, tokenize, llama_cpp" in output
+    assert "chat, completions, embeddings, rerank, tokenize, llama_cpp, sources" in output
     assert "tiny (default)" in output
     assert "no problems found" in output
 
@@ -137,10 +143,8 @@ def test_an_empty_list_says_where_models_go(home: Path) -> None:
 def test_a_model_is_shown(home: Path) -> None:
     RawGguf().write(home / "models" / "chat" / "tiny.gguf")
     output = run("models", "show", "tiny.gguf", "--set", "plugin.llama_cpp.parallel=7").output
-    facts = dict(line.split(maxsplit=1) for line in output.splitlines()[1:])
-    assert facts["id"].strip() == "tiny"
-    assert facts["arch"].strip() == "llama"
-    assert facts["settings.parallel"].strip() == "7"
+    facts = {key: value.strip() for key, _, value in (line.partition(" ") for line in output.splitlines()[1:])}
+    assert (facts["id"], facts["arch"], facts["settings.parallel"]) == ("tiny", "llama", "7")
 
 
 def test_an_unknown_model_is_answered_with_the_known_ones(home: Path) -> None:
@@ -180,74 +184,86 @@ def test_a_taken_port_is_one_sentence_and_exit_code_1(home: Path) -> None:
 
 @pytest.mark.process
 def test_doctor_finds_a_sound_machine_sound(home: Path) -> None:
-    RawGguf().write(home / "models" / "chat" / "tiny.gguf")
-    output = run("doctor").output
-    for subject in ("python", "packages", "machine", "llama.cpp", "build", "configuration", "state", "safe mode"):
+    write_tiny_llama(home / "models" / "chat" / "tiny.gguf")
+    write_tiny_llama(home / "models" / "chat" / "other.gguf", seed=1)
+    output = run("doctor", "--set", "models.default=tiny").output
+    subjects = ("python", "packages", "machine", "llama.cpp", "build", "configuration", "state", "safe mode", "devices")
+    for subject in subjects:
         assert re.search(rf"^\[(ok|note) *\] {re.escape(subject)}: ", output, re.MULTILINE)
-    assert "models: tiny; default: tiny" in output
+    assert "models: other, tiny; default: tiny" in output
+    assert "[ok  ] offload of tiny: all 3 layers on the CPU" in output
+    assert "offload of other" not in output
+
+
+@pytest.mark.process
+def test_doctor_tells_of_all_models_when_asked_and_speaks_json(home: Path) -> None:
+    write_tiny_llama(home / "models" / "chat" / "tiny.gguf")
+    write_tiny_llama(home / "models" / "chat" / "other.gguf", seed=1)
+    found = {finding["subject"]: finding for finding in json.loads(run("doctor", "--all", "--json").output)}
+    assert "AVX2" not in found["llama.cpp"]["data"]["unused_cpu_features"]
+    devices = found["devices"]["data"]
+    assert [device["type"] for device in devices["devices"]].count("cpu") == 1
+    assert set(devices["install_commands"]) == {"CUDA", "Vulkan", "Metal", "ROCm"}
+    assert "-DGGML_CUDA=on" in devices["install_commands"]["CUDA"]
+    for name in ("tiny", "other"):
+        told = found[f"offload of {name}"]["data"]
+        assert (told["layers"], told["layers_total"], told["n_gpu_layers"]) == (0, 3, 0)
 
 
 @pytest.fixture
-def quick_library(monkeypatch: pytest.MonkeyPatch, home: Path) -> Path:
+def quick_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the child process that loads llama.cpp."""
-    library = home / "lib"
-    library.mkdir()
-    answer = {"system": "AVX = 1 | AMX_INT8 = 0", "gpu": True, "library": str(library)}
-    monkeypatch.setattr(diagnosis, "_ask_library", lambda: answer)
-    return library
+    monkeypatch.setattr(diagnosis, "ask_engine", lambda backend, models: ())
 
 
-def findings() -> dict[str, diagnosis.Finding]:
+def findings() -> dict[str, Finding]:
     return {finding.subject: finding for finding in diagnosis.examine(None, [])}
 
 
-@pytest.mark.parametrize(
-    ("compiler", "flags", "suspect"),
-    [
-        (b"GCC: (Debian 12.2.0-14) 12.2.0", "fpu amx_tile amx_int8", True),
-        (b"GCC: (Debian 12.2.0-14) 12.2.0", "fpu avx512f", False),
-        (b"GCC: (Ubuntu 13.3.0-6) 13.3.0", "fpu amx_tile", False),
-        (b"clang version 17.0.6", "fpu amx_tile", False),
-    ],
-)
-def test_doctor_suspects_builds_of_old_gcc_on_amx(
-    quick_library: Path, monkeypatch: pytest.MonkeyPatch, compiler: bytes, flags: str, suspect: bool
-) -> None:
-    (quick_library / "libggml-cpu.so").write_bytes(b"\x7fELF" + compiler + b"\0")
-    monkeypatch.setattr(diagnosis, "_cpu_flags", lambda: flags)
-    found = findings()
-    assert (found["build"].verdict is diagnosis.Verdict.NOTE) is suspect
-    assert ("-fno-dse" in found["build"].text) is suspect
-    assert found["llama.cpp"].text == "loads; GPU offload; AVX"
-
-
-def test_doctor_tells_of_a_build_in_safe_mode(quick_library: Path, home: Path) -> None:
+def test_doctor_tells_of_a_build_in_safe_mode(quick_engine: None, home: Path) -> None:
     plugins = load_plugins(["llama_cpp"])
     plugins.register(Config())
     backend = plugins.backends["llama_cpp"]
     assert backend.build_id is not None
     SafeModeMemory(home / "state" / "safe_mode.json").add("llama_cpp", backend.build_id())
     finding = findings()["safe mode"]
-    assert finding.verdict is diagnosis.Verdict.NOTE
+    assert finding.verdict is Verdict.NOTE
     assert "crashed in its self-test" in finding.text
     assert backend.rebuild_command is not None
     assert backend.rebuild_command in finding.advice
 
 
-def test_doctor_without_models_says_where_they_go(quick_library: Path, home: Path) -> None:
+def test_doctor_without_models_says_where_they_go(quick_engine: None, home: Path) -> None:
     finding = findings()["models"]
-    assert (finding.verdict, finding.advice) == (diagnosis.Verdict.BAD, f"put a GGUF file into {home}/models/chat")
+    assert (finding.verdict, finding.advice) == (Verdict.BAD, f"put a GGUF file into {home}/models/chat")
     assert run("doctor", code=1).exit_code == 1
 
 
-def test_doctor_goes_on_after_a_wrong_configuration(quick_library: Path, home: Path) -> None:
+def test_doctor_goes_on_after_a_wrong_configuration(quick_engine: None, home: Path) -> None:
     (home / "localllm.toml").write_text("[server]\nprot = 1")
     assert "did you mean server.port?" in findings()["configuration"].text
 
 
-def test_doctor_names_the_death_of_a_bad_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnosis, "_ASK_LIBRARY", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
-    finding = findings()["llama.cpp"]
-    assert finding.verdict is diagnosis.Verdict.BAD
-    assert "signal 11" in finding.text
-    assert "-fno-dse" in finding.advice
+@pytest.mark.process
+def test_doctor_names_the_death_of_a_bad_library(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "dies.py").write_text("import os, signal\ndef now(_): os.kill(os.getpid(), signal.SIGSEGV)\n")
+    monkeypatch.setenv("PYTHONPATH", str(home))
+    backend = BackendSpec(
+        "bad", frozenset({Mode.GENERATE}), factory="none:none", examine="signal:raise_signal", rebuild_command="make it"
+    )
+    (finding,) = engines.ask_engine(backend, [])
+    assert (finding.verdict, finding.subject) == (Verdict.BAD, "bad")
+    assert finding.text.startswith("it can't be loaded (exit code 1): TypeError")
+    assert finding.advice == "build it again: make it"
+    killed = replace(backend, examine="dies:now")
+    assert "signal 11" in engines.ask_engine(killed, [])[0].text
+
+
+def test_doctor_waits_for_no_engine_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(*_: object, timeout: float, **__: object) -> None:
+        raise subprocess.TimeoutExpired("child", timeout)
+
+    monkeypatch.setattr(engines.subprocess, "run", late)
+    backend = BackendSpec("slow", frozenset({Mode.GENERATE}), factory="none:none", examine="none:none")
+    (finding,) = engines.ask_engine(backend, [])
+    assert (finding.verdict, finding.text) == (Verdict.BAD, "it did not answer within 120 s")

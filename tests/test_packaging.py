@@ -54,4 +54,12 @@ def test_the_command_the_plugins_and_the_fixtures_have_entry_points(wheel: zipfi
     entry_points.read_string(wheel.read(name).decode())
     assert dict(entry_points["console_scripts"]) == {"localllm": "localllm.cli:main"}
     assert dict(entry_points["pytest11"]) == {"localllm": "localllm.testing.pytest_plugin"}
-    assert set(entry_points["localllm"]) == {"chat", "completions", "embeddings", "llama_cpp", "rerank", "tokenize"}
+    assert set(entry_points["localllm"]) == {
+        "chat",
+        "completions",
+        "embeddings",
+        "llama_cpp",
+        "rerank",
+        "sources",
+        "tokenize",
+    }

@@ -106,7 +106,8 @@ def test_without_a_list_all_built_in_plugins_run_in_their_order(shelf: Shelf) ->
 
 def test_the_real_built_in_plugins_load() -> None:
     infos = [info for info in load_plugins().describe() if info.enabled]
-    assert [info.name for info in infos] == ["chat", "completions", "embeddings", "rerank", "tokenize", "llama_cpp"]
+    names = ["chat", "completions", "embeddings", "rerank", "tokenize", "llama_cpp", "sources"]
+    assert [info.name for info in infos] == names
     assert {info.distribution for info in infos} == {"localllm"}
 
 
@@ -151,6 +152,7 @@ FAULTS = {
     ),
     "no backend": ("@hookimpl\ndef localllm_register_backends(register): register('x')", "registered 'x' as a backend"),
     "no model": ("@hookimpl\ndef localllm_register_models(register): register('x')", "registered 'x' as a model"),
+    "no source": ("@hookimpl\ndef localllm_register_sources(register): register('x')", "as a source of models"),
     "model of no backend": (
         "@hookimpl\ndef localllm_register_models(register): register(ModelSpec('m', 'nowhere'))",
         "needs the backend 'nowhere', which no plugin brings",
@@ -325,9 +327,9 @@ def test_hook_localllm_register_routes(shelf: Shelf) -> None:
 
 def test_hook_localllm_register_backends(shelf: Shelf) -> None:
     shelf.add("a", BACKEND)
-    manager = shelf.registered(config=Config(plugin={"a": "the section"}))
+    manager = shelf.registered()
     assert manager.backends == {"engine": BackendSpec("engine", frozenset({Mode.GENERATE}), factory="pkg.module:load")}
-    assert manager.backend_sections == {"engine": "the section"}
+    assert manager.backend_owners == {"engine": "a"}
 
 
 def test_hook_localllm_register_models(shelf: Shelf) -> None:
@@ -339,6 +341,29 @@ def test_hook_localllm_register_models(shelf: Shelf) -> None:
     shelf.add("models", model)  # before the plugin whose backend it needs: all backends register first
     shelf.add("engine", BACKEND)
     assert shelf.registered().models == (ModelSpec("m", "engine"),)
+
+
+MINE = """
+from localllm import SourceSpec
+@hookimpl
+def localllm_register_sources(context, register):
+    register(SourceSpec({scheme!r}, "shelf_mine:make", example="s3:bucket/key"))
+"""
+
+
+def test_hook_localllm_register_sources(shelf: Shelf) -> None:
+    shelf.add("mine", MINE.format(scheme="s3"))
+    plugins = shelf.registered()
+    assert plugins.sources["s3"].factory == "shelf_mine:make"
+    assert plugins.source_owners == {"s3": "mine"}
+    shelf.add("other", MINE.format(scheme="s3"))
+    assert "the source 's3' is already brought by plugin 'mine'" in shelf.refused()
+
+
+@pytest.mark.parametrize("scheme", ["", "S3", "a b", "s", "3x", "x:"])
+def test_schemes_that_no_source_can_have(shelf: Shelf, scheme: str) -> None:
+    shelf.add("mine", MINE.format(scheme=scheme))
+    assert "registered the scheme" in shelf.refused()
 
 
 def test_hook_localllm_register_middleware(shelf: Shelf) -> None:
@@ -445,7 +470,9 @@ class Access:
         return ModelSpec(f"{name} {mode}", "x")
 
     @asynccontextmanager
-    async def acquire(self, name: str | None, mode: Mode) -> Any:
+    async def acquire(
+        self, name: str | None, mode: Mode, *, autoload: bool = True, ttl_seconds: float | None = None
+    ) -> Any:
         yield None
 
     def list_specs(self) -> list[ModelSpec]:

@@ -7,18 +7,23 @@ from typing import Annotated
 
 import typer
 
-from localllm.cli import models
-from localllm.cli.failure import CONFIG_ERROR, explain_failures
-from localllm.cli.options import ConfigOption, SetOption
+from localllm.cli import models, pulling, running
+from localllm.cli.failure import explain_failures
+from localllm.cli.options import ConfigOption, JsonOption, SetOption, UrlOption
 
 app = typer.Typer(
     name="localllm",
     help="Run GGUF models on your own machine behind OpenAI-compatible endpoints.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    epilog="Exit codes: 0 done, 1 it could not be done, 2 wrong configuration or arguments, 3 no server answers.",
 )
 app.add_typer(models.app, name="models")
+models.app.command("load")(running.load_model)
+models.app.command("unload")(running.unload_model)
+models.app.command("ps")(running.list_loaded)
+models.app.command("pull")(pulling.pull_model)
+models.app.command("rm")(pulling.remove_model)
 
 
 def main() -> None:
@@ -52,58 +57,94 @@ def serve(
     config: ConfigOption = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on (server.host).")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on (server.port).")] = None,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="For development: start again when sources or the configuration change.")
+    ] = False,
+    until_eof: Annotated[bool, typer.Option("--until-eof", hidden=True, help="End when stdin does.")] = False,
     settings: SetOption = None,
 ) -> None:
     """Start the server; it runs until Ctrl-C or SIGTERM."""
     with explain_failures():
-        from localllm.cli.serving import run_server
+        from localllm.cli.serving import run_server, server_flags
 
-        raise typer.Exit(run_server(model, config, host, port, settings or []))
+        flags = server_flags(host, port, settings or [])
+        if reload:
+            from localllm.cli.supervise import supervise
+
+            raise typer.Exit(supervise(model, config, flags))
+        raise typer.Exit(run_server(model, config, flags, until_eof=until_eof))
 
 
 @app.command()
-def check(config: ConfigOption = None, settings: SetOption = None) -> None:
-    """Check configuration, plugins and model files without starting anything."""
+def chat(
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Id or alias. Absent: the default model.")] = None,
+    system: Annotated[str | None, typer.Option("--system", help="The system message.")] = None,
+    param: Annotated[
+        list[str] | None, typer.Option("--param", metavar="NAME=VALUE", help="A field of every request: temperature=0.")
+    ] = None,
+    load: Annotated[Path | None, typer.Option("--load", help="Go on with a conversation that /save wrote.")] = None,
+    url: UrlOption = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+) -> None:
+    """Talk to a model in the terminal; /help lists the commands. Without a terminal every line is a question."""
+    with explain_failures():
+        from localllm.cli.chat import run_chat
+
+        raise typer.Exit(run_chat(model, system, param or [], load, url, config, settings or []))
+
+
+@app.command()
+def check(config: ConfigOption = None, settings: SetOption = None, as_json: JsonOption = False) -> None:
+    """Check configuration, plugins and model files, and print what counts and where it comes from."""
     with explain_failures():
         from localllm.cli.reports import report_check
 
-        raise typer.Exit(report_check(config, settings or []))
+        raise typer.Exit(report_check(config, settings or [], as_json=as_json))
 
 
 @app.command()
 def init(
-    path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("localllm.toml"),
+    path: Annotated[Path, typer.Argument(help="The file to write, or its folder.")] = Path("localllm.toml"),
+    force: Annotated[bool, typer.Option("--force", help="Write over an existing file.")] = False,
 ) -> None:
     """Write a commented configuration with every key. An existing file is left alone."""
     with explain_failures():
-        from localllm.config.describe import toml_template
-        from localllm.plugin_manager import load_plugins
+        from localllm.cli.init import write_config
 
-        text = toml_template(load_plugins().sections)
-        try:
-            with path.open("x", encoding="utf-8") as file:
-                file.write(text)
-        except FileExistsError:
-            typer.echo(f"{path} is there already; it was not touched", err=True)
-            raise typer.Exit(CONFIG_ERROR) from None
-        except OSError as error:
-            typer.echo(f"{path} can't be written: {error.strerror}", err=True)
-            raise typer.Exit(CONFIG_ERROR) from None
-        typer.echo(f"wrote {path}; `localllm check` checks it, `localllm serve` starts with it")
+        raise typer.Exit(write_config(path, force=force))
+
+
+@app.command("reload")
+def reload_config(
+    url: UrlOption = None, as_json: JsonOption = False, config: ConfigOption = None, settings: SetOption = None
+) -> None:
+    """Have the running server read its configuration again."""
+    with explain_failures():
+        from localllm.cli.running import report_reload
+
+        report_reload(url, config, settings or [], as_json=as_json)
 
 
 @app.command()
-def plugins(config: ConfigOption = None, settings: SetOption = None) -> None:
+def plugins(config: ConfigOption = None, settings: SetOption = None, as_json: JsonOption = False) -> None:
     """List the installed plugins, the enabled ones in the order in which they run."""
     with explain_failures():
         from localllm.cli.reports import report_plugins
 
-        report_plugins(config, settings or [])
+        report_plugins(config, settings or [], as_json=as_json)
 
 
 @app.command()
-def doctor(config: ConfigOption = None, settings: SetOption = None) -> None:
-    """Look at the machine, the installation and the models, and say what to mend."""
+def doctor(
+    all_models: Annotated[
+        bool, typer.Option("--all", help="Tell of every model, not of the default ones only, what goes to which GPU.")
+    ] = False,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Look at the machine, its GPUs, the installation and the models, and say what to mend."""
     from localllm.cli.diagnosis import report_doctor
 
-    raise typer.Exit(report_doctor(config, settings or []))
+    raise typer.Exit(report_doctor(config, settings or [], all_models=all_models, as_json=as_json))

@@ -2,86 +2,56 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import typer
 
+from localllm.cli.engines import ask_engine, models_of_interest
 from localllm.cli.failure import RUNTIME_ERROR
-from localllm.cli.output import format_bytes
+from localllm.cli.output import format_bytes, print_json
 from localllm.cli.startup import Startup, prepare
 from localllm.config.errors import ConfigError
 from localllm.contract.backend import BackendSpec
+from localllm.contract.diagnosis import Finding, Verdict
 from localllm.host.safe_mode import SafeModeMemory
 from localllm.plugin_discovery import PluginError
 
 PACKAGES = ("localllm", "llama_cpp_python", "starlette", "hypercorn", "uvloop", "orjson", "pydantic", "jinja2", "numpy")
 SAFE_MODE_FILE = "safe_mode.json"
-_CHILD_SECONDS = 60
 _LITTLE_MEMORY_BYTES = 2_000_000_000
 
-_ASK_LIBRARY = """
-import json, os
-import llama_cpp
-print(json.dumps({
-    "system": llama_cpp.llama_print_system_info().decode(),
-    "gpu": bool(llama_cpp.llama_supports_gpu_offload()),
-    "library": os.path.join(os.path.dirname(llama_cpp.__file__), "lib"),
-}))
-"""
 
-
-class Verdict(StrEnum):
-    """How a finding is marked."""
-
-    GOOD = "ok"
-    NOTE = "note"
-    BAD = "bad"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the report; ``advice`` is what to do about it."""
-
-    verdict: Verdict
-    subject: str
-    text: str
-    advice: str = ""
-
-
-def report_doctor(path: Path | None, overrides: Sequence[str]) -> int:
+def report_doctor(
+    path: Path | None, overrides: Sequence[str], *, all_models: bool = False, as_json: bool = False
+) -> int:
     """Print all findings. Return 0, or ``RUNTIME_ERROR`` when something keeps the server from working."""
-    worst = 0
-    for finding in examine(path, overrides):
+    found: list[Finding] = []
+    for finding in examine(path, overrides, all_models=all_models):
+        found.append(finding)
+        if as_json:
+            continue
         typer.echo(f"[{finding.verdict:4}] {finding.subject}: {finding.text}")
-        if finding.advice:
-            typer.echo(f"       -> {finding.advice}")
-        if finding.verdict is Verdict.BAD:
-            worst = RUNTIME_ERROR
-    return worst
+        for line in finding.advice.splitlines():
+            typer.echo(f"       -> {line}")
+    if as_json:
+        print_json([asdict(finding) for finding in found])
+    return RUNTIME_ERROR if any(finding.verdict is Verdict.BAD for finding in found) else 0
 
 
-def examine(path: Path | None, overrides: Sequence[str]) -> Iterator[Finding]:
-    """Yield the findings one by one; llama.cpp is asked in a child process, for a bad build kills who loads it."""
+def examine(path: Path | None, overrides: Sequence[str], *, all_models: bool = False) -> Iterator[Finding]:
+    """Yield the findings one by one; engines speak for themselves, in child processes, and of the default models."""
     yield _look_at_python()
     yield from _look_at_packages()
     yield _look_at_machine()
-    library = _ask_library()
-    yield library if isinstance(library, Finding) else _describe_library(library)
-    if isinstance(library, dict):
-        yield _look_for_miscompiled_amx(Path(library["library"]))
     try:
         startup = prepare(path, overrides)
     except (ConfigError, PluginError) as error:
@@ -92,6 +62,10 @@ def examine(path: Path | None, overrides: Sequence[str]) -> Iterator[Finding]:
     yield _look_at_state_directory(startup.config.state_directory)
     yield from _look_at_safe_mode(startup)
     yield from _look_at_models(startup)
+    models = models_of_interest(startup.catalog, all_models=all_models)
+    for backend in startup.plugins.backends.values():
+        if backend.examine is not None:
+            yield from ask_engine(backend, [model for model in models if model.backend == backend.name])
 
 
 def _look_at_python() -> Finding:
@@ -131,65 +105,6 @@ def _memory() -> tuple[int | None, int | None]:
         return None, None
     values = {name: int(value) * 1024 for name, value in re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)}
     return values.get("MemTotal"), values.get("MemAvailable")
-
-
-def _ask_library() -> dict[str, Any] | Finding:
-    advice = "reinstall it: CXXFLAGS=-fno-dse pip install --force-reinstall --no-cache-dir llama-cpp-python"
-    try:
-        child = subprocess.run(  # noqa: S603 - our own interpreter, a fixed program
-            [sys.executable, "-P", "-c", _ASK_LIBRARY],
-            capture_output=True,
-            text=True,
-            timeout=_CHILD_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return Finding(Verdict.BAD, "llama.cpp", f"loading it took more than {_CHILD_SECONDS} s", advice)
-    if child.returncode:
-        last = (child.stderr.strip().splitlines() or ["no message"])[-1]
-        cause = f"signal {-child.returncode}" if child.returncode < 0 else f"exit code {child.returncode}"
-        return Finding(Verdict.BAD, "llama.cpp", f"it can't be loaded ({cause}): {last}", advice)
-    answer: dict[str, Any] = json.loads(child.stdout.strip().splitlines()[-1])
-    return answer
-
-
-def _describe_library(library: dict[str, Any]) -> Finding:
-    features = sorted(set(re.findall(r"(\w+) = 1", library["system"])))
-    device = "GPU offload" if library["gpu"] else "CPU only"
-    return Finding(Verdict.GOOD, "llama.cpp", f"loads; {device}; {' '.join(features)}")
-
-
-def _look_for_miscompiled_amx(library: Path) -> Finding:
-    """GCC before 13 drops stores into AMX's tile configuration unless ``-fno-dse`` is given (docs/architecture.md)."""
-    has_amx = " amx_tile" in _cpu_flags()
-    compilers = _compilers(library)
-    text = f"built by {', '.join(compilers) or 'an unknown compiler'}, this CPU has {'AMX' if has_amx else 'no AMX'}"
-    suspects = [version for version in compilers if (found := re.match(r"GCC (\d+)", version)) and int(found[1]) < 13]
-    if has_amx and suspects:
-        return Finding(
-            Verdict.NOTE,
-            "build",
-            f"{text}: with such compilers the build must have been made with CXXFLAGS=-fno-dse",
-            "nothing to do if `make serve` or uv built it; otherwise models load in safe mode, at half the speed",
-        )
-    return Finding(Verdict.GOOD, "build", text)
-
-
-def _cpu_flags() -> str:
-    try:
-        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-
-
-def _compilers(library: Path) -> list[str]:
-    """Return the compilers that the library's files name in their comment sections."""
-    found: set[str] = set()
-    for file in sorted(library.glob("libggml-cpu*")):
-        content = file.read_bytes()
-        found |= {f"GCC {version.decode()}" for version in re.findall(rb"GCC: \([^)]*\) (\d+\.\d+\.\d+)", content)}
-        found |= {f"clang {version.decode()}" for version in re.findall(rb"clang version (\d+\.\d+\.\d+)", content)}
-    return sorted(found)
 
 
 def _look_at_state_directory(directory: Path) -> Finding:

@@ -1,4 +1,4 @@
-"""Turns the errors that a user can mend into sentences and exit codes, without a traceback."""
+"""Turns the errors that a user can mend into sentences and exit codes, without a traceback. docs/cli.md lists them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,23 @@ from contextlib import contextmanager
 import typer
 
 RUNTIME_ERROR = 1
-"""The server could not run: the port is taken, for instance. Also: the check found models that can't be served."""
+"""It could not be done: the port is taken, the server answered with an error, the check found a model that can't be
+served."""
 
 CONFIG_ERROR = 2
 """The configuration, a plugin or an argument is wrong."""
 
+UNREACHABLE = 3
+"""The command needs a running server, and none answers."""
+
+INTERRUPTED = 130
+"""Ctrl-C: 128 and the number of SIGINT, as shells count."""
+
 
 @contextmanager
 def explain_failures() -> Iterator[None]:
-    """Print each problem on a line of its own and leave with :data:`CONFIG_ERROR`."""
+    """Print each problem on a line of its own and leave with the exit code of its kind."""
+    from localllm.cli.api import AnswerError, ServerUnreachableError
     from localllm.config.errors import ConfigError
     from localllm.contract.errors import ModelFileError
     from localllm.plugin_discovery import PluginError
@@ -24,12 +32,17 @@ def explain_failures() -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        for problem in error.problems:
-            typer.echo(problem, err=True)
+        problems, code = list(error.problems), CONFIG_ERROR
     except PluginError as error:
-        typer.echo(str(error), err=True)
+        problems, code = [str(error)], CONFIG_ERROR
     except ModelFileError as error:
-        typer.echo(error.message, err=True)
+        problems, code = [error.message], CONFIG_ERROR
+    except AnswerError as error:
+        problems, code = [error.message], RUNTIME_ERROR
+    except ServerUnreachableError as error:
+        problems, code = [str(error)], UNREACHABLE
     else:
         return
-    raise typer.Exit(CONFIG_ERROR)
+    for problem in problems:
+        typer.echo(problem, err=True)
+    raise typer.Exit(code)

@@ -21,3 +21,15 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the configuration, e.g. --set server.port=9000."),
 ]
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text for people.")]
+
+UrlOption = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        envvar="LOCALLLM_URL",
+        metavar="URL",
+        help="The running server, e.g. http://127.0.0.1:8000. Absent: as the configuration says.",
+    ),
+]

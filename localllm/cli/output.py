@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from typing import Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
@@ -21,6 +24,21 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*row)
     console.print(table, markup=False, highlight=False)
+
+
+def print_json(document: Any) -> None:  # noqa: ANN401
+    """Print one JSON document, for programs; what is not ASCII is escaped, so that any terminal's encoding will do."""
+    typer.echo(json.dumps(document, indent=2))
+
+
+def format_seconds(seconds: float | None) -> str:
+    """Return "12 s", "3 min", "2.5 h" or "4 d"; "-" for what is not known or never."""
+    if seconds is None:
+        return "-"
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length or (unit == "h" and seconds >= length):
+            return f"{seconds / length:.{1 if unit == 'h' else 0}f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
 
 
 def format_bytes(n_bytes: int | None) -> str:

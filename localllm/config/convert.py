@@ -109,7 +109,24 @@ def fit(value: Any, kind: Any, base: Path) -> Any:  # noqa: ANN401
         if not isinstance(value, Mapping):
             raise _unfit(value, kind)
         return {key: fit(item, get_args(kind)[1], base) for key, item in value.items()}
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return _fit_table(value, kind, base)
     return _fit_scalar(value, kind, base)
+
+
+def _fit_table(value: Any, kind: type[Section], base: Path) -> Section:  # noqa: ANN401
+    """Return a table inside of a value as the dataclass that describes it, as a section is."""
+    if not isinstance(value, Mapping):
+        raise _unfit(value, kind)
+    faults: list[str] = []
+
+    def report(key: str, fault: str) -> None:
+        faults.append(f"{key}: {fault}" if key else fault)
+
+    found = read_section(kind, value, "", base=base, report=report)
+    if found is None:
+        raise UnfitError("; ".join(faults))
+    return found
 
 
 def _fit_union(value: Any, kind: Any, base: Path) -> Any:  # noqa: ANN401
@@ -136,7 +153,7 @@ def _fit_choice(value: Any, choices: tuple[Any, ...]) -> Any:  # noqa: ANN401
     for choice in choices:
         if type(choice) is type(value) and choice == value:
             return choice
-        if isinstance(value, Text) and str(choice) == str(value):
+        if isinstance(value, Text) and str(choice).lower() == value.strip().lower():  # LLAMA_LOG_LEVEL=INFO
             return choice
     names = ", ".join(str(choice) for choice in choices)
     message = f"must be one of {names}, not {_show(value)}"
@@ -214,10 +231,18 @@ def describe_type(kind: Any) -> str:  # noqa: ANN401
     if isinstance(kind, type) and issubclass(kind, Enum):
         return "one of " + ", ".join(str(member.value) for member in kind)
     if origin in (list, tuple):
-        return f"a list of {describe_type(members[0]).split(' ', 1)[-1]}s"
-    if origin in (dict, Mapping):
+        return f"a list of {_plural(members[0])}"
+    if origin in (dict, Mapping) or dataclasses.is_dataclass(kind):
         return "a table"
     return _NAMES.get(kind, str(kind))
+
+
+def _plural(kind: Any) -> str:  # noqa: ANN401
+    """Return what a list takes, in words."""
+    if get_origin(kind) in (Union, types.UnionType):
+        return " or ".join(_plural(member) for member in get_args(kind))
+    words = describe_type(kind).split(" ", 1)[-1]
+    return f"lists{words.removeprefix('list')}" if words.startswith("list ") else f"{words}s"
 
 
 def _unfit(value: Any, kind: Any) -> UnfitError:  # noqa: ANN401

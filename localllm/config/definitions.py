@@ -11,9 +11,11 @@ from localllm.config.convert import read_section, section_fields, to_plain
 from localllm.config.errors import ConfigError, suggestion
 from localllm.config.schema import Config, setting
 from localllm.contract.backend import BackendSpec
-from localllm.contract.model import ModelDefinition, ModelKind
+from localllm.contract.generation import ChatPrompt
+from localllm.contract.model import ModelDefinition, ModelKind, RequestRules
 
 MAX_ID_CHARACTERS = 200
+MAX_TAG_CHARACTERS = 64
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -24,6 +26,26 @@ class DefinitionSection:
     backend: str | None = setting(None, "The engine. Absent: models.backend.")
     kind: ModelKind | None = setting(None, "What the model is for. Absent: what its folder or its header says.")
     aliases: list[str] = setting([], "Other names of the model.")
+    tags: list[str] = setting([], "Words to file the model under; shown in GET /v1/models beside those of its header.")
+    ttl_minutes: float | None = setting(
+        None, "Unload it when it was not used for so long; 0 keeps it. Absent: models.idle_unload_minutes.", minimum=0
+    )
+    pinned: bool = setting(
+        False, "Never unload it in favour of another model, nor for being idle unless it has a ttl_minutes."
+    )
+    system_prompt: str | None = setting(
+        None, "Instructions for chats whose messages hold none (of role system or developer)."
+    )
+    defaults: dict[str, Any] = setting(
+        {}, "Fields of requests, such as temperature or max_tokens, that count where a request leaves them out."
+    )
+    strip: list[str] = setting([], "Fields that are dropped from requests before anything else is done.")
+    force: dict[str, Any] = setting({}, "Fields that always count, whatever a request says.")
+    preload: list[str | list[dict[str, Any]]] = setting(
+        [],
+        "Beginnings of conversations that are evaluated as soon as the model is loaded: each a system prompt, or a "
+        "list of messages.",
+    )
 
 
 def shared_settings(backend: BackendSpec, section: Any) -> dict[str, Any]:  # noqa: ANN401
@@ -89,6 +111,9 @@ def _definition(
     for alias in section.aliases:
         if fault := _fault_of_name(alias):
             report(f"{path}.aliases", f"{alias!r}: {fault}")
+    for tag in section.tags:
+        if len(tag) > MAX_TAG_CHARACTERS or _fault_of_name(tag):
+            report(f"{path}.tags", f"{tag[:100]!r}: a tag has 1 to {MAX_TAG_CHARACTERS} printable characters")
     return ModelDefinition(
         id=model_id,
         backend=name,
@@ -96,7 +121,25 @@ def _definition(
         kind=section.kind,
         aliases=tuple(section.aliases),
         settings=settings,
+        tags=tuple(dict.fromkeys(section.tags)),
+        ttl_seconds=None if section.ttl_minutes is None else section.ttl_minutes * 60,
+        pinned=section.pinned,
+        rules=RequestRules(
+            section.system_prompt or None,
+            to_plain(section.defaults),
+            tuple(dict.fromkeys(section.strip)),
+            to_plain(section.force),
+        ),
+        preload=tuple(ChatPrompt(_messages(beginning)) for beginning in section.preload),
     )
+
+
+def _messages(beginning: str | list[dict[str, Any]]) -> tuple[Mapping[str, Any], ...]:
+    """Return what is to be preloaded as messages; nobody has looked into them."""
+    if isinstance(beginning, str):
+        return ({"role": "system", "content": str(beginning)},)
+    messages: list[Mapping[str, Any]] = to_plain(beginning)
+    return tuple(messages)
 
 
 def _own_settings(

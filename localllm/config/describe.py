@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import textwrap
 from collections.abc import Mapping
 from typing import Any
@@ -11,10 +12,11 @@ import tomli_w
 
 from localllm.config.convert import describe_type, section_fields, to_plain
 from localllm.config.definitions import DefinitionSection
-from localllm.config.layers import OTHER_VARIABLES, PREFIX, SHORT_VARIABLES
+from localllm.config.layers import FOREIGN_VARIABLES, OTHER_VARIABLES, PREFIX, SHORT_VARIABLES
 from localllm.config.schema import SECTIONS, Config
 
 _WIDTH = 118
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -27,6 +29,7 @@ class Key:
     default: Any  # plain TOML; None when the key is absent
     help: str
     bounds: str
+    restart: bool  # a reload only names it
 
     @property
     def path(self) -> str:
@@ -65,12 +68,14 @@ def toml_template(plugins: Mapping[str, type], set_keys: Mapping[str, Any] | Non
         lines += textwrap.wrap(key.help, _WIDTH, initial_indent="## ", subsequent_indent="## ")
         lines += [*_assignment(key, chosen), ""]
     lines += [
-        "# [models.define.my-model]  # a model by name",
-        '# path = "models/chat/some-file.gguf"',
-        '# aliases = ["gpt-4o-mini"]',
-        "# context_length = 8192      # and every key of [plugin.llama_cpp], for this model alone",
+        "## A model by name: a table like this for each. Beside these keys it may hold every key of its engine's",
+        "## section ([plugin.llama_cpp] for instance), for this model alone.",
+        "# [models.define.my-model]",
     ]
-    return "\n".join(lines) + "\n"
+    for key in _section_keys("models.define.my-model", DefinitionSection):
+        lines += textwrap.wrap(key.help, _WIDTH, initial_indent="## ", subsequent_indent="## ")
+        lines += [*_assignment(key, {}), ""]
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def _assignment(key: Key, chosen: Mapping[str, Any]) -> list[str]:
@@ -78,7 +83,7 @@ def _assignment(key: Key, chosen: Mapping[str, Any]) -> list[str]:
         return tomli_w.dumps({key.name: chosen[key.path]}).splitlines()
     if key.default is None:
         return [f"# {key.name} = ...  # {key.type}; absent by default"]
-    if key.default == {}:
+    if key.path == "models.define":  # shown at the end of the file, as the tables that it is
         return []
     return [f"# {key.name} = {toml_value(key.default)}"]
 
@@ -97,6 +102,9 @@ def manual_tables(plugins: Mapping[str, type]) -> str:
     parts += [_row(key) for key in _section_keys("models.define.NAME", DefinitionSection)]
     parts += ["", "### Other environment variables", "", "| variable | meaning |", "|---|---|"]
     parts += [f"| `{name}` | Short for `{path}`. |" for name, path in SHORT_VARIABLES.items()]
+    parts += [
+        f"| `{name}` | The name that gguf-openai-api gave to `{path}`. |" for name, path in FOREIGN_VARIABLES.items()
+    ]
     parts += [f"| `{name}` | {meaning} |" for name, meaning in OTHER_VARIABLES.items()]
     return "\n".join(parts).strip() + "\n"
 
@@ -104,7 +112,8 @@ def manual_tables(plugins: Mapping[str, type]) -> str:
 def _row(key: Key) -> str:
     default = "absent" if key.default is None else f"`{toml_value(key.default)}`"
     kind = f"{key.type}{key.bounds}".replace("|", "or")
-    return f"| `{key.name}` | {kind} | {default} | {key.help} |"
+    restart = " Changes by a restart only." if key.restart else ""
+    return f"| `{key.name}` | {kind} | {default} | {key.help}{restart} |"
 
 
 def _section_keys(section: str, kind: type) -> list[Key]:
@@ -117,9 +126,19 @@ def _key(section: str, name: str, field: dataclasses.Field[Any], hint: Any) -> K
     limits = [f"at least {least}"] if least is not None else []
     limits += [f"at most {most}"] if most is not None else []
     bounds = f", {' and '.join(limits)}" if limits else ""
-    return Key(section, name, describe_type(hint), to_plain(default), field.metadata.get("help", ""), bounds)
+    help_text, restart = field.metadata.get("help", ""), bool(field.metadata.get("restart", False))
+    return Key(section, name, describe_type(hint), to_plain(default), help_text, bounds, restart)
 
 
 def toml_value(value: Any) -> str:  # noqa: ANN401
-    """Return one value as TOML writes it."""
+    """Return one value as TOML writes it, on one line."""
+    if isinstance(value, Mapping):
+        items = [f"{_toml_key(str(name))} = {toml_value(item)}" for name, item in value.items()]
+        return f"{{ {', '.join(items)} }}" if items else "{}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(toml_value, value))}]"
     return tomli_w.dumps({"value": value}).removeprefix("value = ").strip()
+
+
+def _toml_key(name: str) -> str:
+    return name if _BARE_KEY.fullmatch(name) else toml_value(name)

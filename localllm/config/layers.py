@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from localllm.config.convert import Text, section_fields
 from localllm.config.errors import ConfigError, nearest
+from localllm.config.origins import DEFAULT, Origin, OriginKind, line_numbers, nearest_line
 from localllm.config.schema import SECTIONS
 
 MAX_FILE_BYTES = 1024 * 1024
@@ -19,11 +20,24 @@ DEFAULT_FILE = "localllm.toml"
 PREFIX = "LOCALLLM_"
 OTHER_VARIABLES = {
     "LOCALLLM_CONFIG": "The configuration file, when no --config is given.",
+    "LOCALLLM_CLIENT_KEY": "The API key that commands send to a running server. Absent: the first of server.api_keys.",
     "LOCALLLM_TEST_FULL": "Run the tests with their large case counts.",
+    "LOCALLLM_URL": "The running server that commands talk to, when no --url is given.",
 }
 """Variables with our prefix that are not keys of the configuration."""
 
 SHORT_VARIABLES = {"LOCALLLM_API_KEYS": "server.api_keys"}
+
+FOREIGN_VARIABLES = {
+    "GGUF_MODELS_DIR": "models.directory",
+    "LLAMA_LOG_LEVEL": "log.level",
+    "LLAMA_N_BATCH": "plugin.llama_cpp.n_batch",
+    "LLAMA_N_CTX": "plugin.llama_cpp.context_length",
+    "LLAMA_N_GPU_LAYERS": "plugin.llama_cpp.n_gpu_layers",
+    "LLAMA_N_THREADS": "plugin.llama_cpp.threads",
+}
+"""Variables of gguf-openai-api, so that its environment files go on working: they count over the file, and our own
+variables over them. An empty one is as good as none."""
 
 _REFERENCE = re.compile(
     r"\$(\$\{)|\$\{env:(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}|(?P<bad>\$\{env:)"
@@ -32,16 +46,18 @@ _REFERENCE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """The merged tables, not yet checked. ``origins`` names where a key was set if that is not the file.
+    """The merged tables, not yet checked. ``origins`` says where a key was set if that is not the file.
 
-    ``plugin_variables`` are ``LOCALLLM_PLUGIN_*`` variables: which key they mean is known once the plugins are.
+    ``plugin_variables`` are ``LOCALLLM_PLUGIN_*`` variables, and foreign ones that mean a plugin's key: which key that
+    is, if any, is known once the plugins are. ``text`` is the file's.
     """
 
     table: dict[str, Any]
     source: Path | None
-    origins: dict[str, str] = field(default_factory=dict)
+    origins: dict[str, Origin] = field(default_factory=dict)
     plugin_variables: dict[str, str] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+    text: str = ""
 
     @property
     def base(self) -> Path:
@@ -56,7 +72,23 @@ class Layers:
     def label(self, path: str) -> str:
         """Return where the key at ``path`` (or its section) was set, in the words of an error message."""
         origin = self.origins.get(path)
-        return origin if origin is not None else f"{self.file_label}: {path}"
+        if origin is None:
+            return f"{self.file_label}: {path}"
+        return f"{origin.name} {path}" if origin.kind is OriginKind.FLAG else f"{origin.name} ({path})"
+
+    def find_origins(self, paths: Iterable[str]) -> dict[str, Origin]:
+        """Return where each key was set. Complete once the layers were checked: then plugins' variables are known."""
+        lines = line_numbers(self.text)
+        return {path: self.origins.get(path) or self._file_origin(path, lines) for path in paths}
+
+    def _file_origin(self, path: str, lines: dict[str, int]) -> Origin:
+        names, rest = path, self.table
+        while names:  # names of models may have dots in them
+            name = next((name for name in rest if names == name or names.startswith(f"{name}.")), None)
+            if name is None:
+                return DEFAULT
+            names, rest = names[len(name) + 1 :], rest[name] if isinstance(rest[name], dict) else {}
+        return Origin(OriginKind.FILE, self.file_label, nearest_line(lines, path))
 
 
 def find_file(path: Path | None) -> Path | None:
@@ -68,26 +100,28 @@ def find_file(path: Path | None) -> Path | None:
 
 
 def read_layers(path: Path | None, environ: Mapping[str, str], overrides: Sequence[str]) -> Layers:
-    """Read the file (None: none), then ``LOCALLLM_*`` of ``environ``, then ``section.key=value`` overrides.
+    """Read the file (None: none), then the variables of ``environ``, then ``section.key=value`` overrides.
 
     Raises :class:`ConfigError` when the file can't be read at all; smaller faults are kept in ``problems``.
     """
     problems: list[str] = []
-    table = _read_file(path) if path is not None else {}
+    text, table = _read_file(path) if path is not None else ("", {})
     table = _expand(table, "", environ, f"{path.name}: " if path else "", problems)
-    layers = Layers(table, path)
+    layers = Layers(table, path, text=text)
+    _add_foreign(layers, environ, problems)
     _add_environment(layers, environ, problems)
     _add_overrides(layers, overrides, problems)
-    return Layers(layers.table, path, layers.origins, layers.plugin_variables, tuple(problems))
+    return replace(layers, problems=tuple(problems))
 
 
-def _read_file(path: Path) -> dict[str, Any]:
+def _read_file(path: Path) -> tuple[str, dict[str, Any]]:
     try:
         with path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
         if len(content) > MAX_FILE_BYTES:
             raise ConfigError([f"{path.name}: larger than {MAX_FILE_BYTES} bytes; is it the right file?"])
-        return tomllib.loads(content.decode("utf-8"))
+        text = content.decode("utf-8")
+        return text, tomllib.loads(text)
     except FileNotFoundError:
         raise ConfigError([f"{path}: there is no such file; `localllm init` writes one"]) from None
     except OSError as error:
@@ -124,6 +158,16 @@ def _expand(value: Any, path: str, environ: Mapping[str, str], label: str, probl
     return Text(expanded) if whole and whole["name"] else expanded
 
 
+def _add_foreign(layers: Layers, environ: Mapping[str, str], problems: list[str]) -> None:
+    for name, path in FOREIGN_VARIABLES.items():
+        if not environ.get(name):
+            continue
+        if path.startswith("plugin."):
+            layers.plugin_variables[name] = environ[name]
+        else:
+            _put(layers, path.split("."), Text(environ[name]), Origin(OriginKind.ENVIRONMENT, name), problems)
+
+
 def _add_environment(layers: Layers, environ: Mapping[str, str], problems: list[str]) -> None:
     variables = core_variables()
     for name in sorted(environ):
@@ -133,7 +177,7 @@ def _add_environment(layers: Layers, environ: Mapping[str, str], problems: list[
             layers.plugin_variables[name] = environ[name]
         elif name in variables:
             path = variables[name]
-            _put(layers, path.split("."), Text(environ[name]), f"{name} ({path})", problems)
+            _put(layers, path.split("."), Text(environ[name]), Origin(OriginKind.ENVIRONMENT, name), problems)
         else:
             known = [*variables, *OTHER_VARIABLES]
             problems.append(f"{name}: no key of the configuration has this name" + _suggest_variable(name, known))
@@ -154,7 +198,7 @@ def _add_overrides(layers: Layers, overrides: Iterable[str], problems: list[str]
         if path is None:
             problems.append(f"--set {override}: give it as section.key=value, for example --set server.port=9000")
             continue
-        _put(layers, path, Text(value), f"--set {'.'.join(path)}", problems)
+        _put(layers, path, Text(value), Origin(OriginKind.FLAG, "--set"), problems)
 
 
 def _parse_key(key: str) -> list[str] | None:
@@ -173,37 +217,45 @@ def _parse_key(key: str) -> list[str] | None:
     return path
 
 
-def _put(layers: Layers, path: Sequence[str], value: Text, origin: str, problems: list[str]) -> None:
+def _put(layers: Layers, path: Sequence[str], value: Text, origin: Origin, problems: list[str]) -> None:
+    dotted = ".".join(path)
     table = layers.table
     for name in path[:-1]:
         child = table.setdefault(name, {})
         if not isinstance(child, dict):
-            problems.append(f"{origin}: {name} is not a table")
+            label = f"{origin.name} {dotted}" if origin.kind is OriginKind.FLAG else f"{origin.name} ({dotted})"
+            problems.append(f"{label}: {name} is not a table")
             return
         table = child
     table[path[-1]] = value
-    layers.origins[".".join(path)] = origin
+    layers.origins[dotted] = origin
 
 
 def put_plugin_variables(layers: Layers, sections: Mapping[str, type], installed: Iterable[str]) -> list[str]:
-    """Lay ``LOCALLLM_PLUGIN_*`` over the plugins' tables. Return what is wrong with them.
+    """Lay ``LOCALLLM_PLUGIN_*`` and foreign variables over the plugins' tables. Return what is wrong with them.
 
     A variable of a plugin that is installed but not enabled is left alone, as its table in the file is.
     """
     problems: list[str] = []
-    known: dict[str, tuple[str, str]] = {}
+    known: dict[str, tuple[str, ...]] = {}
     for plugin, section in sections.items():
         for key in section_fields(section):
-            known[f"{PREFIX}PLUGIN_{variable_part(plugin)}_{key.upper()}"] = (plugin, key)
+            known[f"{PREFIX}PLUGIN_{variable_part(plugin)}_{key.upper()}"] = ("plugin", plugin, key)
+    own = dict(known)
+    known |= {
+        name: path for name, dotted in FOREIGN_VARIABLES.items() if (path := tuple(dotted.split("."))) in own.values()
+    }
     idle = tuple(f"{PREFIX}PLUGIN_{variable_part(name)}_" for name in installed if name not in sections)
-    for name, value in layers.plugin_variables.items():
+    for name in sorted(
+        layers.plugin_variables, key=FOREIGN_VARIABLES.__contains__
+    ):  # our own count more: they go first
+        value = layers.plugin_variables[name]
         if name in known:
-            plugin, key = known[name]
-            if f"plugin.{plugin}.{key}" in layers.origins:  # a flag set it already, and flags count more
+            if ".".join(known[name]) in layers.origins:  # a flag set it already, or a variable of ours
                 continue
-            _put(layers, ("plugin", plugin, key), Text(value), f"{name} (plugin.{plugin}.{key})", problems)
-        elif not name.startswith(idle):
-            problems.append(f"{name}: no enabled plugin has such a key" + _suggest_variable(name, known))
+            _put(layers, known[name], Text(value), Origin(OriginKind.ENVIRONMENT, name), problems)
+        elif name not in FOREIGN_VARIABLES and not name.startswith(idle):
+            problems.append(f"{name}: no enabled plugin has such a key" + _suggest_variable(name, own))
     return problems
 
 

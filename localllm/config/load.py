@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,22 @@ def enabled_plugins(layers: Layers) -> list[str] | None:
     return names
 
 
+def read_server_section(layers: Layers) -> ServerSection:
+    """Return ``[server]`` alone, for whoever only wants to know where the server is. Raises :class:`ConfigError`."""
+    problems = list(layers.problems)
+
+    def report(path: str, sentence: str) -> None:
+        problems.append(f"{layers.label(path)}: {sentence}")
+
+    table = layers.table.get("server", {})
+    if not isinstance(table, dict):
+        report("server", "must be a table: write [server]")
+    section = read_section(ServerSection, table, "server", base=layers.base, report=report) if not problems else None
+    if section is None:
+        raise ConfigError(problems)
+    return section
+
+
 def check_config(
     layers: Layers,
     sections: Mapping[str, type],
@@ -82,7 +98,8 @@ class _Check:
         self._refuse_unknown(table)
         values["state_directory"] = self._path(top.get("state_directory", Text("state")), "state_directory")
         if values["server"] is not None:
-            self._check_server(values["server"])
+            for path, sentence in server_problems(values["server"]):
+                self._report(path, sentence)
         if self.problems:
             raise ConfigError(self.problems)
         return Config(**values, source=self.layers.source)
@@ -135,20 +152,20 @@ class _Check:
         for key in table:
             self._report(key, "unknown key" + suggestion(key, known))
 
-    def _check_server(self, server: ServerSection) -> None:
-        for number, key in enumerate(server.api_keys, start=1):
-            if not key or not key.isascii() or not key.isprintable() or " " in key:
-                self._report(
-                    "server.api_keys", f"key {number} is empty or has characters that no HTTP header can carry"
-                )
-        if not server.host:
-            self._report("server.host", "is empty; write 127.0.0.1, or 0.0.0.0 to listen on all addresses")
-        elif not (is_loopback(server.host) or server.api_keys or server.allow_public_without_key):
-            self._report(
-                "server.host",
-                f"{server.host} is open to other machines, and no API key is set: set server.api_keys (or "
-                f"LOCALLLM_API_KEYS), or server.allow_public_without_key = true if that is really meant",
-            )
+
+def server_problems(server: ServerSection) -> Iterator[tuple[str, str]]:
+    """Yield what bounds and types can't say of ``[server]``: each key, and the sentence that says what is wrong."""
+    for number, key in enumerate(server.api_keys, start=1):
+        if not key or not key.isascii() or not key.isprintable() or " " in key:
+            yield "server.api_keys", f"key {number} is empty or has characters that no HTTP header can carry"
+    if not server.host:
+        yield "server.host", "is empty; write 127.0.0.1, or 0.0.0.0 to listen on all addresses"
+    elif not (is_loopback(server.host) or server.api_keys or server.allow_public_without_key):
+        sentence = (
+            f"{server.host} is open to other machines, and no API key is set: set server.api_keys (or "
+            f"LOCALLLM_API_KEYS), or server.allow_public_without_key = true if that is really meant"
+        )
+        yield "server.host", sentence
 
 
 def is_loopback(host: str) -> bool:

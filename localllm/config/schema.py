@@ -15,13 +15,15 @@ def setting(
     minimum: float | None = None,
     maximum: float | None = None,
     secret: bool = False,
+    restart: bool = False,
 ) -> Any:  # noqa: ANN401
     """Declare one key of a section: a dataclass field with help text and bounds. Lists and dicts are copied.
 
-    A ``secret`` value is never printed. The section's ``__post_init__`` may raise ``ValueError`` for what bounds and
-    types can't say; it becomes an error that names the section.
+    A ``secret`` value is never printed. A key that needs a ``restart`` is named, but not changed, by a reload. The
+    section's ``__post_init__`` may raise ``ValueError`` for what bounds and types can't say; it becomes an error that
+    names the section.
     """
-    metadata = {"help": help_text, "minimum": minimum, "maximum": maximum, "secret": secret}
+    metadata = {"help": help_text, "minimum": minimum, "maximum": maximum, "secret": secret, "restart": restart}
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -31,8 +33,8 @@ def setting(
 class ServerSection:
     """``[server]``: where to listen, who may ask, and the limits of one request."""
 
-    host: str = setting("127.0.0.1", "Address to listen on. Beyond loopback an API key is required.")
-    port: int = setting(8000, "Port to listen on; 0 takes a free one.", minimum=0, maximum=65535)
+    host: str = setting("127.0.0.1", "Address to listen on. Beyond loopback an API key is required.", restart=True)
+    port: int = setting(8000, "Port to listen on; 0 takes a free one.", minimum=0, maximum=65535, restart=True)
     api_keys: list[str] = setting(
         [], "Keys that clients send as 'Authorization: Bearer' or 'x-api-key'. None: no check.", secret=True
     )
@@ -49,6 +51,9 @@ class ServerSection:
     request_timeout_seconds: float = setting(3600.0, "Longest time for one request, waiting included.", minimum=1)
     ping_seconds: float = setting(15.0, "Silence on a stream after which ': ping' is sent.", minimum=0.05)
     shutdown_seconds: float = setting(30.0, "Time that open requests get to finish after SIGTERM.", minimum=0)
+    watch_config: bool = setting(
+        True, "Apply changes of this file by themselves, within two seconds; false: only after SIGHUP or a reload."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +69,7 @@ class PluginsSection:
     """``[plugins]``: which plugins run, in which order."""
 
     enabled: list[str] | None = setting(
-        None, "Ordered allow-list of entry points; only these are imported. Absent: all built-in plugins."
+        None, "Ordered allow-list of entry points; only these are imported. Absent: all built-in plugins.", restart=True
     )
 
 
@@ -74,6 +79,11 @@ class ModelsSection:
 
     directory: Path = setting(
         Path("models"), "Folder with chat/, embedding/ and reranker/; GGUF files are found there."
+    )
+    stores: list[str] = setting(
+        [],
+        "Models of other programs, served where they lie: huggingface, lmstudio, ollama, or paths of their folders "
+        "or of any folder with GGUF files.",
     )
     default: str | None = setting(
         None, "Model that answers when a request names none. Absent: the only, or the first, chat model."
@@ -93,6 +103,45 @@ class ModelsSection:
     max_queue: int = setting(
         256, "Requests that one model takes at a time, running and waiting; more get 503.", minimum=1
     )
+    max_loaded: int = setting(
+        0, "Models loaded at a time; idle ones go for others, the least recently used first. 0: any number.", minimum=0
+    )
+    memory_limit_gib: float = setting(
+        0.0,
+        "Memory that all loaded models may take together, on whatever device, in GiB; idle ones go for others. 0: 80 % "
+        "of the machine's memory.",
+        minimum=0,
+        maximum=1_000_000,
+    )
+    preload: bool | list[str] = setting(
+        False,
+        "Models to load when the server starts, by name; true: the default one. GET /ready waits for them.",
+        restart=True,
+    )
+    catalogue: Path | None = setting(
+        None, "TOML file with models to pull by name, beside those of `localllm models list --available`."
+    )
+    allow_pull: bool = setting(
+        True, "Let clients have models fetched; always refused to those beyond loopback that need no API key."
+    )
+    allow_delete: bool = setting(False, "Let clients remove model files; refused as allow_pull is.")
+    wait_for_pull: bool = setting(
+        True, "Have requests for a model that is being fetched wait for it; false: they get 503 and Retry-After."
+    )
+    pull_private_hosts: bool = setting(False, "Fetch models from private networks and from this machine, too.")
+    pull_http_hosts: list[str] = setting(
+        [], "Hosts that models may be fetched from without TLS: names or addresses, with or without :port."
+    )
+    pull_local_files: bool | None = setting(
+        None, "Let clients name files of this machine (file:). Absent: while the server listens on loopback only."
+    )
+    pull_reserve_megabytes: int = setting(1000, "Room that stays free on the disk when models are fetched.", minimum=0)
+    pull_stall_seconds: float = setting(
+        30.0, "Silence after which a connection that models are fetched by is given up and made anew.", minimum=1
+    )
+    pull_min_bytes_per_second: float = setting(
+        0.0, "Speed below which it is given up too, over the same time. 0: any speed will do.", minimum=0
+    )
     share_prefix_cache: bool = setting(
         False, "Let requests with different API keys reuse each other's evaluated prompts."
     )
@@ -109,7 +158,7 @@ class Config:
     log: LogSection = field(default_factory=LogSection)
     plugins: PluginsSection = field(default_factory=PluginsSection)
     models: ModelsSection = field(default_factory=ModelsSection)
-    state_directory: Path = setting(Path("state"), "Folder for what the server itself writes; mode 0700.")
+    state_directory: Path = setting(Path("state"), "Folder for what the server itself writes; mode 0700.", restart=True)
     plugin: Mapping[str, Any] = field(default_factory=dict)
     source: Path | None = None  # the file that was read
 

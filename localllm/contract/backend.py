@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from localllm.contract.decoder import ConstraintCompiler, Decoder, PromptRenderer, Tokenizer
-from localllm.contract.generation import GenerateEvent, GenerateRequest
+from localllm.contract.diagnosis import Finding
+from localllm.contract.generation import ChatPrompt, GenerateEvent, GenerateRequest
 from localllm.contract.model import MemoryUse, Mode, ModelInfo, ModelSpec
 from localllm.contract.pooling import PoolEncoder, Pooler, PoolEvent, PoolRequest
 from localllm.contract.texts import TextRequest, TextResult
@@ -18,7 +19,8 @@ class LoadRequest:
     """What a factory in the worker gets: the model's file, its settings (plain JSON) and how to load it.
 
     ``safe_mode`` is set after the self-test killed an earlier worker: leave out whatever the build may have
-    miscompiled (for llama.cpp: AMX and repacked buffers).
+    miscompiled (for llama.cpp: AMX and repacked buffers). ``preload`` is the worker's own business: beginnings of
+    conversations that it has evaluated before anybody asks.
     """
 
     model_id: str
@@ -26,6 +28,7 @@ class LoadRequest:
     mode: Mode
     settings: Mapping[str, Any] = field(default_factory=dict)
     safe_mode: bool = False
+    preload: tuple[ChatPrompt, ...] = ()
 
 
 class LoadedModel(Protocol):
@@ -91,6 +94,13 @@ It returns a ``LoadedModel`` for ``Mode.GENERATE`` and a ``LoadedPooler`` for ``
 """
 
 
+Examiner = Callable[[Sequence[LoadRequest]], Sequence[Finding]]
+"""What an engine says of this machine and of models that it would load here. Named as ``"package.module:function"``.
+
+``localllm doctor`` runs it in a child process, which may take seconds, touch devices, and die. It loads no model.
+"""
+
+
 class ModelClient(Protocol):
     """A loaded model as the server sees it: a worker's host client, or a backend that runs elsewhere.
 
@@ -137,6 +147,7 @@ class BackendSpec:
     build_id: Callable[[], str] | None = None  # names the native build without importing it
     refuses: Callable[[ModelSpec, Mode], str | None] | None = None  # why a model can't be loaded so, without loading it
     estimate: Callable[[ModelSpec, Mode], MemoryUse | None] | None = None  # fast, no I/O, without importing the engine
+    examine: str | None = None  # "package.module:function", an Examiner
     rebuild_command: str | None = None  # what to run when the native build proves to be miscompiled
 
     def __post_init__(self) -> None:

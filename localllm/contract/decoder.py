@@ -100,10 +100,15 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One step: memory operations in order, then one batch. No sequence has two slices."""
+    """One step: memory operations in order, then one batch. No sequence has two slices.
+
+    All slices are of requests of one ``group``: they are computed with the same adapters (``contract.adapters``), and
+    so was all that their sequences hold.
+    """
 
     ops: tuple[Op, ...] = ()
     slices: tuple[Slice, ...] = ()
+    group: str = ""
 
     @property
     def n_tokens(self) -> int:

@@ -97,6 +97,30 @@ class ModelLoadError(LocalLLMError):
     code = "model_load_failed"
 
 
+class ModelTooLargeError(LocalLLMError):
+    """The model takes more memory than all models together may. ``detail``: ``needed_bytes`` and ``limit_bytes``."""
+
+    code = "model_too_large"
+
+
+class ModelNotLoadedError(LocalLLMError):
+    """The request wants a loaded model only, and this one is not loaded."""
+
+    code = "model_not_loaded"
+
+
+class ModelBusyError(LocalLLMError):
+    """The model can't be let go in time because requests use it. ``detail`` has ``in_flight``, their number."""
+
+    code = "model_busy"
+
+
+class ModelMisconfiguredError(LocalLLMError):
+    """What the model's configuration puts into requests can't be used: nothing that the caller could mend."""
+
+    code = "model_misconfigured"
+
+
 class WorkerCrashedError(LocalLLMError):
     """The model's worker process ended while it owed an answer. ``detail`` has ``signal`` or ``exit_code``."""
 

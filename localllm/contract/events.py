@@ -15,7 +15,11 @@ class ModelLoaded:
 
 @dataclass(frozen=True, slots=True)
 class ModelUnloaded:
-    """A worker was let go. ``reason`` is "idle", "request", "replaced" (its file or settings changed) or "shutdown"."""
+    """A worker was let go.
+
+    ``reason`` is "idle", "evicted" (another model needed its room), "request", "replaced" (its file or settings
+    changed) or "shutdown".
+    """
 
     model: str
     reason: str
@@ -34,7 +38,8 @@ class WorkerDied:
 class RequestFinished:
     """One request is over. Times are seconds, counts are tokens; None where it never came that far.
 
-    ``finish`` is "stop", "length", "cancelled", or the error's code; "ok" or "error" where nothing was generated.
+    ``finish`` is "stop", "length", "tool_calls", "cancelled", or the error's code; "ok" or "error" where nothing was
+    generated.
     """
 
     request_id: str

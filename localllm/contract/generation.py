@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from localllm.contract.adapters import AdapterScale
+
 FinishReason = Literal["stop", "length", "tool_calls"]
 
 Region = Literal["content", "reasoning"]
@@ -20,9 +22,10 @@ class Constraint:
     ``source`` is JSON text for ``json_schema`` (a schema), ``choice`` (a list of strings) and ``structural_tag`` (as
     vLLM's ``structural_tag``), the pattern or the grammar for the other kinds, and empty for ``json_object``. With
     ``strict`` unset, what the engine can't honour in a schema is left out, with a warning, instead of being refused.
-    ``param`` names the request's field that it comes from, for errors; it changes nothing else. A ``lark`` source may
-    refer to ``parts`` as ``@part0``, ``@part1``, and so on: a chat format's frame around what the caller asked for. A
-    frame is made in the worker and never sent.
+    ``param`` names the request's field that it comes from, and ``title`` says what it is where that tells too little
+    ("The parameters of tool 'x'"): both are for messages and change nothing else. A ``lark`` source may refer to
+    ``parts`` as ``@part0``, ``@part1``, and so on: a chat format's frame around what the caller asked for. A frame is
+    made in the worker and never sent.
     """
 
     kind: ConstraintKind
@@ -30,6 +33,7 @@ class Constraint:
     strict: bool = True
     param: str = field(default="", compare=False)
     parts: tuple[Constraint, ...] = field(default=(), metadata={"sent": False})
+    title: str = field(default="", compare=False, metadata={"sent": False})
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +132,8 @@ class GenerateRequest:
 
     ``owner`` names who may share cached prefixes with whom (the API key's fingerprint, or "" for everybody).
     ``prompt_logprobs`` k asks for the log-probability of each prompt token, given those before it, and of the k most
-    likely ones; ``sampling.max_tokens`` may then be 0.
+    likely ones; ``sampling.max_tokens`` may then be 0. ``adapters`` are those of the model's adapters that count, and
+    no others do; None: the usual ones.
     """
 
     prompt: Prompt
@@ -136,6 +141,7 @@ class GenerateRequest:
     owner: str = ""
     cache_prompt: bool = True
     prompt_logprobs: int | None = None
+    adapters: tuple[AdapterScale, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from localllm.contract.generation import ChatPrompt
 from localllm.contract.pooling import PoolingInfo
 
 
@@ -34,6 +35,14 @@ class Mode(StrEnum):
     POOL = "pool"
 
 
+USUAL_MODES: Mapping[ModelKind, Mode] = {
+    ModelKind.CHAT: Mode.GENERATE,
+    ModelKind.EMBEDDING: Mode.POOL,
+    ModelKind.RERANKER: Mode.POOL,
+}
+"""How a model of a kind is loaded when nobody says how."""
+
+
 @dataclass(frozen=True, slots=True)
 class MemoryUse:
     """What a loaded model takes, in bytes, on whatever device: estimated from its header, or measured.
@@ -52,12 +61,27 @@ class MemoryUse:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestRules:
+    """What a model's configuration says of the bodies of requests that name it, in the order in which it is done.
+
+    Fields in ``strip`` are dropped; those in ``defaults`` count where a request leaves them out; those in ``force``
+    always do. ``system_prompt`` goes before messages that hold no instructions of their own.
+    """
+
+    system_prompt: str | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    strip: tuple[str, ...] = ()
+    force: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """One model that can be loaded by name.
 
     ``settings`` are the backend's own keys for this model (already checked against its section).
     ``path`` is absolute. ``meta`` is shown in ``GET /v1/models`` as it is. ``ttl_seconds`` is how long it stays loaded
-    unused (0: for ever; None: as ``models.idle_unload_minutes`` says); a ``pinned`` one is never let go for another.
+    unused (0: for ever; None: as ``models.idle_unload_minutes`` says, or for ever where it is ``pinned``); a ``pinned``
+    one is never let go for another. ``preload`` are beginnings of conversations to be evaluated before anybody asks.
     """
 
     id: str
@@ -71,6 +95,8 @@ class ModelSpec:
     tags: tuple[str, ...] = ()
     ttl_seconds: float | None = None
     pinned: bool = False
+    rules: RequestRules = RequestRules()
+    preload: tuple[ChatPrompt, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +104,8 @@ class ModelDefinition:
     """What ``[models.define.<id>]`` says of one model, checked. What it leaves out comes from the file's header.
 
     Without ``path`` it goes with the found file of the same id, or with a backend that needs no file. ``settings`` are
-    all keys of the backend, as plain JSON: those of this model over those of ``[plugin.<name>]``.
+    all keys of the backend, as plain JSON: those of this model over those of ``[plugin.<name>]``. ``rules`` and the
+    messages in ``preload`` are as they were written, until the room that knows requests has checked them.
     """
 
     id: str
@@ -90,6 +117,8 @@ class ModelDefinition:
     tags: tuple[str, ...] = ()
     ttl_seconds: float | None = None
     pinned: bool = False
+    rules: RequestRules = RequestRules()
+    preload: tuple[ChatPrompt, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +127,7 @@ class ModelInfo:
 
     ``context_length`` is what one request may use, prompt and answer together, in tokens; of a model that pools, what
     one text may have.
+    ``adapters`` are the names of those that requests may name, in order, each with its usual scale.
     ``notes`` are sentences for the log (for instance that the context was shrunk to fit the memory).
     """
 
@@ -111,3 +141,4 @@ class ModelInfo:
     meta: Mapping[str, Any] = field(default_factory=dict)
     pooling: PoolingInfo | None = None  # set when it was loaded to pool
     memory: MemoryUse | None = None  # as measured; None where the engine can't tell
+    adapters: tuple[tuple[str, float], ...] = ()

@@ -9,7 +9,7 @@ from enum import Enum
 from localllm.contract.decoder import Capabilities
 from localllm.engine.budget import Memory
 from localllm.engine.residents import Residents
-from localllm.engine.sequence import Choice, Resident
+from localllm.engine.sequence import Choice, Resident, Scope
 
 MIN_WAIT_GAIN_TOKENS = 16
 """Waiting for another prompt's prefill must save so many tokens: it costs a step, and fewer are evaluated as fast."""
@@ -65,7 +65,7 @@ class Admission:
                 coming = Decision(Start.WAIT, match, resident)
             length = min(match, resident.evaluated)
             for start, saved in (
-                (Start.CLAIM, self._saved_by_claim(resident, length)),
+                (Start.CLAIM, self._saved_by_claim(resident, length, choice.request.scope)),
                 (Start.COPY, self._saved_by_copy(resident, length)),
             ):
                 if saved > best_saved:
@@ -77,18 +77,24 @@ class Admission:
             return coming
         return best
 
-    def _saved_by_claim(self, resident: Resident, length: int) -> int:
-        """Tokens saved by going on in ``resident`` itself, less those that it would lose."""
+    def _saved_by_claim(self, resident: Resident, length: int, scope: Scope) -> int:
+        """Tokens saved by going on in ``resident`` itself, less those that it would lose.
+
+        One of another ``scope``, matched by a public prefix, is not taken from those who may want it too: unless that
+        prefix is all it is, and can be copied later from what it becomes.
+        """
         if not resident.idle or length == 0:
             return 0
         n_lost = resident.evaluated - length
-        if n_lost == 0:
-            return length
-        if not self._can_truncate:
+        if n_lost and not self._can_truncate:
             return 0
         # Where any start would evict this one, it loses nothing; so that no copy evicts its own source either.
         is_next_victim = not self._memory.n_free_ids and self._residents.oldest_idle() is resident
-        if is_next_victim or resident.prompt_length - length <= DEAD_TAIL_TOKENS:
+        if is_next_victim:
+            return length
+        if resident.scope != scope:
+            return length if n_lost == 0 and (self._can_truncate or not self._can_copy) else 0
+        if n_lost == 0 or resident.prompt_length - length <= DEAD_TAIL_TOKENS:
             return length
         return length - n_lost
 
@@ -122,6 +128,8 @@ class Admission:
         elif decision.start is Start.CLAIM:
             self._residents.claim(source, choice, length)
         else:
+            if length == source.evaluated:
+                self._residents.touch(source)
             resident = self._residents.seat(choice, length)
             self._memory.copy(source.seq, resident.seq, length)
         return (self._memory.n_pending_copies - n_copies_before) * self._copy_cost

@@ -48,6 +48,10 @@ class RadixTree:
     def __len__(self) -> int:
         return len(self._ends)
 
+    def lengths(self) -> dict[int, int]:
+        """Return for how many of its tokens each sequence is found."""
+        return {seq: node.end for seq, node in self._ends.items()}
+
     def put(self, seq: int, tokens: list[int], length: int) -> None:
         """Let ``seq`` stand for the first ``length`` (> 0) tokens, in place of what it stood for."""
         self.discard(seq)

@@ -141,7 +141,7 @@ class ReplyReader:
         while True:
             marker_at = first_of(markers, source.text, source.at)
             stop = space_before(source.text, source.at, marker_at)
-            self._parts.add_text(region, source.text[source.at : stop])
+            self._parts.add_text(region, source.text[source.at : stop], source.position)
             source.at = stop
             if marker_at < len(source.text) or source.ended:
                 return
@@ -151,7 +151,7 @@ class ReplyReader:
         """Pass on the first character behind white space: no marker begins there. Return whether there is one."""
         source = self._input
         end = past_space(source.text, source.at) + 1
-        self._parts.add_text(region, source.text[source.at : end])
+        self._parts.add_text(region, source.text[source.at : end], source.position)
         source.at = min(end, len(source.text))
         return end <= len(source.text)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Iterator
 
 from localllm.engine.budget import Memory
@@ -12,6 +13,9 @@ from localllm.engine.sequence import Choice, Resident, Scope
 class Residents:
     """Owns which sequence id holds what for whom. A scope's prefixes are invisible to other scopes.
 
+    But for those that were published: where an owner's sequence begins with all of such a prefix, every owner finds it
+    by that prefix, and by nothing behind it. So a published prefix stays for all as long as anybody's sequence has it.
+
     A running sequence is found by all tokens that it was admitted with, evaluated or not yet; what it draws is added
     when it becomes idle.
     """
@@ -20,18 +24,27 @@ class Residents:
         self._memory = memory
         self._by_seq: dict[int, Resident] = {}
         self._idle: dict[int, Resident] = {}  # least recently used first
-        self._trees: dict[Scope, RadixTree] = {}
+        self._trees: dict[Scope, RadixTree] = {}  # a sequence is in that of its scope, and may be in the public one
+        self._published: list[list[int]] = []
 
     @property
     def n_idle(self) -> int:
         """Cached sequences that may be evicted."""
         return len(self._idle)
 
+    def publish(self, tokens: list[int]) -> None:
+        """Let every owner reuse these tokens, whoever had them evaluated."""
+        if tokens not in self._published:
+            self._published.append(tokens)
+
     def matches(self, scope: Scope, tokens: list[int], limit: int) -> Iterator[tuple[int, Resident]]:
         """Yield (common length, resident) for those that share a first token, longest first."""
-        tree = self._trees.get(scope)
-        if tree is not None:
-            for length, seq in tree.match(tokens, limit):
+        scopes = (scope, scope.public) if scope.kind == "owner" else (scope,)
+        found = [tree.match(tokens, limit) for one in scopes if (tree := self._trees.get(one)) is not None]
+        told: set[int] = set()
+        for length, seq in heapq.merge(*found, key=lambda match: -match[0]):
+            if seq not in told:  # by the longer match: as the owner's, and not as everybody's
+                told.add(seq)
                 yield length, self._by_seq[seq]
 
     def oldest_idle(self) -> Resident | None:
@@ -71,21 +84,27 @@ class Residents:
     def _move(self, resident: Resident, target: int) -> None:
         """Copy an idle resident to a free id and free its own. It stays as recently used as it was."""
         source = resident.seq
-        tree = self._trees[resident.scope]
         self._memory.copy(source, self._memory.take_id(target), resident.evaluated)
-        tree.discard(source)
+        self._unfile(resident)
         del self._by_seq[source]
         resident.seq = target
         self._by_seq[target] = resident
         self._idle = {idle.seq: idle for idle in self._idle.values()}
-        tree.put(target, resident.tokens, resident.evaluated)
+        self._file(resident, resident.evaluated)
         self._memory.give_back(source)
 
     def claim(self, resident: Resident, choice: Choice, length: int) -> None:
-        """Let ``choice`` go on from the first ``length`` tokens of an idle resident."""
+        """Let ``choice`` go on from the first ``length`` tokens of an idle resident, which becomes its owner's."""
         del self._idle[resident.seq]
+        self._unfile(resident)
+        resident.scope = choice.request.scope
         self._memory.truncate(resident.seq, length)
         self._occupy(resident, choice, length)
+
+    def touch(self, resident: Resident) -> None:
+        """Count an idle resident as used just now: all of it was, by a copy."""
+        if resident.idle:
+            self._idle[resident.seq] = self._idle.pop(resident.seq)
 
     def _occupy(self, resident: Resident, choice: Choice, evaluated: int) -> None:
         if choice.tokens is choice.request.prompt:
@@ -96,7 +115,31 @@ class Residents:
         resident.idle = False
         choice.resident = resident
         choice.caught_up = False
-        self._trees.setdefault(resident.scope, RadixTree()).put(resident.seq, choice.tokens, len(choice.tokens))
+        self._file(resident, len(choice.tokens))
+
+    def _file(self, resident: Resident, length: int) -> None:
+        """Let a resident be found by its first ``length`` tokens, in place of those that it was found by."""
+        self._unfile(resident)
+        if resident.scope.kind == "public":
+            length = min(length, resident.prompt_length)
+        self._trees.setdefault(resident.scope, RadixTree()).put(resident.seq, resident.tokens, length)
+        if shared := self._public_length(resident, length):
+            self._trees.setdefault(resident.scope.public, RadixTree()).put(resident.seq, resident.tokens, shared)
+
+    def _unfile(self, resident: Resident) -> None:
+        for scope in {resident.scope, resident.scope.public}:
+            tree = self._trees.get(scope)
+            if tree is not None:
+                tree.discard(resident.seq)
+                if not len(tree):
+                    del self._trees[scope]
+
+    def _public_length(self, resident: Resident, length: int) -> int:
+        """Return for how long an owner's sequence is what was published; 0 unless it is for a whole prefix."""
+        if resident.scope.kind != "owner":
+            return 0
+        lengths = [len(prefix) for prefix in self._published if resident.tokens[: len(prefix)] == prefix]
+        return max((one for one in lengths if one <= length), default=0)
 
     def park(self, resident: Resident) -> None:
         """Keep a busy resident's evaluated tokens as the most recently used cached prefix."""
@@ -105,16 +148,13 @@ class Residents:
             return
         resident.idle = True
         self._idle[resident.seq] = resident
-        self._trees[resident.scope].put(resident.seq, resident.tokens, resident.evaluated)
+        self._file(resident, resident.evaluated)
 
     def release(self, resident: Resident) -> None:
         """Empty a resident's sequence and free its id."""
         del self._by_seq[resident.seq]
         self._idle.pop(resident.seq, None)
-        tree = self._trees[resident.scope]
-        tree.discard(resident.seq)
-        if not len(tree):
-            del self._trees[resident.scope]
+        self._unfile(resident)
         self._memory.give_back(resident.seq)
 
     def release_idle(self, scope: Scope) -> None:
@@ -127,12 +167,19 @@ class Residents:
         assert {resident.seq for resident in busy} == self._by_seq.keys() - self._idle.keys()
         self._memory.check(self._by_seq)
         assert self._idle.keys() <= self._by_seq.keys()
-        assert sum(len(tree) for tree in self._trees.values()) == len(self._by_seq)
         for tree in self._trees.values():
             tree.check()
+        found_by = {scope: tree.lengths() for scope, tree in self._trees.items()}
         for seq, resident in self._by_seq.items():
+            length = found_by[resident.scope].pop(seq)
+            if resident.scope.kind == "public":
+                assert length <= resident.prompt_length, "what was drawn is nobody else's"
+            else:
+                assert not resident.idle or length == resident.evaluated
+                assert found_by.get(resident.scope.public, {}).pop(seq, 0) == self._public_length(resident, length)
             assert resident.seq == seq
             assert resident.idle == (seq in self._idle)
             assert resident.evaluated == self._memory.cells.length(seq), "booked cells differ from evaluated tokens"
             assert resident.evaluated <= len(resident.tokens)
             assert not resident.idle or resident.evaluated > 0
+        assert not any(found_by.values()), "a sequence is found in a place that is not its own"

@@ -6,7 +6,6 @@ from bisect import insort
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import NamedTuple
 
 from localllm.contract.decoder import Capabilities, Plan, SequenceKey, Slice
 from localllm.engine.admission import Admission, Start
@@ -14,30 +13,14 @@ from localllm.engine.budget import Memory
 from localllm.engine.pacing import share_budget
 from localllm.engine.residents import Residents
 from localllm.engine.sequence import Choice, Request, Scope
+from localllm.engine.step import Part, Step
+from localllm.engine.turns import Turns
 
 _by_serial = attrgetter("serial")
 
 MAX_SCORED_ROWS = 64
 """Positions of prompts that are scored in one step, at most: each has a row of logits, as wide as the vocabulary, and
 the engine keeps memory for as many rows as ever were asked for at once."""
-
-
-class Part(NamedTuple):
-    """What one slice of a plan means: whose tokens it evaluates, and which siblings draw from its last row too."""
-
-    choice: Choice
-    n_tokens: int
-    forks: tuple[Choice, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A plan for the decoder, with what ``commit`` needs to book it. ``parts`` runs parallel to ``plan.slices``."""
-
-    plan: Plan
-    parts: tuple[Part, ...]
-    prefill_tokens: int  # tokens of prompts and of preempted answers, not those of running answers
-    admitted: tuple[Request, ...]  # requests whose first choice begins with this step
 
 
 @dataclass(slots=True)
@@ -78,6 +61,7 @@ class Scheduler:
         self._requests: dict[str, Request] = {}
         self._waiting: list[Choice] = []
         self._running: list[Choice] = []
+        self._turns = Turns()
         self._n_added = 0
         self._is_full = False  # the first in the queue does not fit, and nothing was let go since
 
@@ -100,13 +84,20 @@ class Scheduler:
         owner: str = "",
         keep: bool = True,
         n_top: int | None = None,
+        is_public: bool = False,
+        group: str = "",
     ) -> None:
         """Queue ``n`` answers to a prompt of 1 .. ``context_length - 1`` tokens.
 
         With ``keep`` unset it neither uses cached prefixes nor leaves any. With ``n_top`` given all prompt tokens but
-        the first are targets of one slice each, in order; so that it uses no cached prefix, but leaves one.
+        the first are targets of one slice each, in order; so that it uses no cached prefix, but leaves one. Where it
+        ``is_public``, its prompt (and nothing that is drawn) is from now on a prefix that all owners share. Requests
+        of different ``group`` share neither steps nor prefixes.
         """
-        scope: Scope = ("owner", owner) if keep else ("request", request_id)
+        scope = Scope("owner", owner, group) if keep else Scope("request", request_id, group)
+        if is_public:
+            scope = scope.public
+            self._residents.publish(list(prompt))
         request = Request(request_id, list(prompt), scope, n_top=n_top)
         for index in range(n):
             choice = Choice(SequenceKey(request_id, index), request, self._n_added, request.prompt)
@@ -128,17 +119,18 @@ class Scheduler:
     def schedule(self, prefill_budget: int) -> Step:
         """Return what to evaluate next: decodes first, then prompts, oldest first, up to ``prefill_budget`` tokens.
 
-        Cells are booked as if the plan had run; ``commit`` books the rest.
+        All of it is of one group; where several run, they take turns. Cells are booked as if the plan had run;
+        ``commit`` books the rest.
         """
         entrance = self._admit(prefill_budget)
-        parts = self._fill(prefill_budget - entrance.copied_tokens, entrance)
+        group, parts = self._fill_turn(prefill_budget - entrance.copied_tokens, entrance)
         for part in parts:
             for fork in part.forks:
                 self._residents.seat(fork, evaluated=0)
                 self._enter(fork)
         slices = tuple([self._slice(part) for part in parts])
         return Step(
-            plan=Plan(self._memory.take_ops(), slices),
+            plan=Plan(self._memory.take_ops(), slices, group),
             parts=tuple(parts),
             prefill_tokens=sum(part.n_tokens for part in parts if not part.choice.caught_up),
             admitted=tuple(entrance.admitted),
@@ -224,14 +216,26 @@ class Scheduler:
         self._waiting.remove(choice)
         insort(self._running, choice, key=_by_serial)
 
-    def _fill(self, budget: int, entrance: _Entrance) -> list[Part]:
-        """Return the parts of the next plan: decodes, then prefills up to ``budget`` tokens (at least one).
+    def _fill_turn(self, budget: int, entrance: _Entrance) -> tuple[str, list[Part]]:
+        """Return the group whose turn it is, and the parts of its plan.
+
+        A group of younger choices may find no cells that it can take; that of the oldest one always does.
+        """
+        for group in self._turns.order(choice.request.scope.group for choice in self._running):
+            parts = self._fill(group, budget, entrance)
+            if parts:
+                self._turns.serve(group)
+                return group, parts
+        return "", []
+
+    def _fill(self, group: str, budget: int, entrance: _Entrance) -> list[Part]:
+        """Return the parts of a group's plan: decodes, then prefills up to ``budget`` tokens (at least one).
 
         Goes from the oldest to the youngest, so that an older one may preempt a younger one that has no part yet.
         """
         decodes: list[Part] = []
         prefills: list[Part] = []
-        wanted = self._wanted(max(1, budget), entrance.stops)
+        wanted = self._wanted(group, max(1, budget), entrance.stops)
         batch_left = self._n_batch
         for choice, is_urgent, n_wanted in wanted:
             if choice.resident is None or not n_wanted:
@@ -246,8 +250,8 @@ class Scheduler:
             (decodes if is_urgent else prefills).append(Part(choice, n_tokens, forks))
         return decodes + prefills
 
-    def _wanted(self, budget: int, stops: Mapping[int, int]) -> list[tuple[Choice, bool, int]]:
-        """Return (choice, whether it goes first, its tokens in the next plan) of all that run, oldest first.
+    def _wanted(self, group: str, budget: int, stops: Mapping[int, int]) -> list[tuple[Choice, bool, int]]:
+        """Return (choice, whether it goes first, its tokens in the next plan) of a group's that run, oldest first.
 
         Running answers go first, and so do prompts that lack only their last token: they cost no more than a decode.
         """
@@ -255,6 +259,8 @@ class Scheduler:
         n_urgent = 0
         prefilling: list[int] = []
         for choice in self._running:
+            if choice.request.scope.group != group:
+                continue
             resident = choice.sequence
             n_pending = len(choice.tokens) - resident.evaluated
             is_urgent = choice.caught_up or n_pending == 1

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 from localllm.contract.decoder import SequenceKey
 
-Scope = tuple[str, str]
-"""Who may reuse whose prefixes: ("owner", the owner), or ("request", its id) where a request shares with nobody."""
+
+class Scope(NamedTuple):
+    """Who may reuse a sequence: its "owner", the "request" of this id alone, or everybody, where it is "public".
+
+    In any case only requests of the same ``group``, which are computed in the same way.
+    """
+
+    kind: Literal["owner", "request", "public"]
+    name: str = ""
+    group: str = ""
+
+    @property
+    def public(self) -> Scope:
+        """What everybody of the group may reuse."""
+        return Scope("public", group=self.group)
 
 
 @dataclass(slots=True, eq=False)
@@ -82,7 +96,7 @@ class Request:
     @property
     def is_kept(self) -> bool:
         """Whether its sequences stay as cached prefixes after it."""
-        return self.scope[0] == "owner"
+        return self.scope.kind != "request"
 
     @property
     def is_done(self) -> bool:

@@ -14,7 +14,10 @@ from localllm.contract.wire import WorkerEvent
 from localllm.engine.answer import Answer, AnswerRules
 from localllm.engine.pacing import PrefillPacer
 from localllm.engine.prompt_scores import first_prompt_token, scored_prompt_tokens
-from localllm.engine.scheduler import Scheduler, Step
+from localllm.engine.read_answer import ReadAnswer
+from localllm.engine.reply_reader import needs_reading
+from localllm.engine.scheduler import Scheduler
+from localllm.engine.step import Step
 from localllm.engine.stopping import StopStrings
 
 _PLAIN = ReplyRules()
@@ -26,6 +29,7 @@ class PreparedRequest:
 
     ``owner`` names who shares cached prefixes with whom; with ``cache_prompt`` unset none are used and none are left.
     With ``prompt_logprobs`` given the whole prompt is evaluated, and only that where ``sampling.max_tokens`` is 0.
+    ``reply`` says what its answers may hold beside content; they are told apart then.
     """
 
     request_id: str
@@ -36,6 +40,7 @@ class PreparedRequest:
     queued_at: float
     prompt_logprobs: int | None = None
     warnings: tuple[str, ...] = ()  # for ``Started``
+    group: str = ""  # of the adapters that it is computed with
     reply: ReplyRules = _PLAIN
 
 
@@ -63,7 +68,12 @@ class _Generation:
         admitted_at = now if self.admitted_at is None else self.admitted_at
         first_token_at = now if self.first_token_at is None else self.first_token_at
         return Finished(
-            Usage(len(self.request.prompt), sum(answer.n_tokens for answer in self.answers), self.cached_tokens),
+            Usage(
+                len(self.request.prompt),
+                sum(answer.n_tokens for answer in self.answers),
+                self.cached_tokens,
+                sum(answer.n_reasoning_tokens for answer in self.answers),
+            ),
             Timings(
                 queue_ms=1000 * (admitted_at - self.request.queued_at),
                 prompt_ms=1000 * (first_token_at - admitted_at),
@@ -78,9 +88,11 @@ class StepLoop:
     ``clock`` gives seconds that never go backwards. An exception out of the decoder goes through: what the memory
     then holds is unknown, so that the worker must end.
 
-    Events of a request, in this order: ``Started``; ``PromptLogprobs``, where wanted; ``Chunk`` and, once per choice,
-    ``ChoiceFinished``; ``Finished``.
-    ``Usage.completion_tokens`` counts drawn tokens, without those that mean "end" and those behind a stop string.
+    Events of a request, in this order: ``Started``; ``PromptLogprobs``, where wanted; ``Chunk`` and ``CallDelta``, for
+    each choice in the order of its reply, and behind them, once per choice, ``ChoiceFinished``; ``Finished``. Only
+    where the request's ``reply`` has markers to look for are there chunks of thoughts, and calls.
+    ``Usage.completion_tokens`` counts the tokens of the answers, those that close a thought which has spent its budget
+    included, without those that mean "end" and those behind a stop string.
     """
 
     def __init__(self, decoder: Decoder, tokenizer: Tokenizer, clock: Callable[[], float]) -> None:
@@ -114,7 +126,7 @@ class StepLoop:
         rules = AnswerRules(
             max_tokens, StopStrings.prepare(sampling.stop), sampling.include_stop, sampling.logprobs is not None
         )
-        answers = [Answer(index, rules, self._tokenizer) for index in range(sampling.n)]
+        answers = [self._answer(index, rules, request.reply) for index in range(sampling.n)]
         generation = _Generation(request, answers, sampling.n)
         n_top = request.prompt_logprobs
         if max_tokens <= 0 and n_top is None:
@@ -130,10 +142,28 @@ class StepLoop:
             owner=request.owner,
             keep=request.cache_prompt,
             n_top=n_top,
+            group=request.group,
         )
         self._outbox.append((request.request_id, Started(n_prompt, request.warnings)))
         if n_top is not None:
             self._outbox.append((request.request_id, first_prompt_token(request.prompt[0], self._tokenizer)))
+
+    def preload(self, request_id: str, prompt: tuple[int, ...]) -> None:
+        """Queue a prompt that is evaluated for whoever will begin with it, all owners alike. No event tells of it.
+
+        It stays cached as long as any prompt does. Raises ``ContextLengthExceededError``, ``InvalidRequestError``.
+        """
+        sampling = SamplingParams(temperature=0.0)
+        request = PreparedRequest(request_id, prompt, sampling, "", True, queued_at=self._clock())
+        self._check(request)
+        self._decoder.open(request_id, sampling, prompt)
+        self._generations[request_id] = _Generation(request, [], 1, is_scored_only=True)
+        self._scheduler.add(request_id, prompt, is_public=True)
+
+    def _answer(self, index: int, rules: AnswerRules, reply: ReplyRules) -> Answer:
+        if needs_reading(reply):
+            return ReadAnswer(index, rules, self._tokenizer, reply)
+        return Answer(index, rules, self._tokenizer)
 
     def _check(self, request: PreparedRequest) -> None:
         n_prompt = len(request.prompt)
@@ -198,11 +228,12 @@ class StepLoop:
                     continue
                 answer = generation.answers[key.choice]
                 tokens = answer.take(sampled[key])
-                chunk = answer.release()
-                if chunk is not None:
-                    self._outbox.append((key.request_id, chunk))
+                for event in answer.release():
+                    self._outbox.append((key.request_id, event))
                 if answer.finished is None:
                     continuing[key] = tokens
+                    if answer.forced:
+                        self._decoder.force(key, answer.forced)
                 else:
                     self._finish(generation, answer.finished, now)
         return continuing
@@ -218,6 +249,8 @@ class StepLoop:
 
     def _finish_unwritten(self, generation: _Generation, now: float) -> None:
         """Report the choices of a request of which only the prompt was to be evaluated."""
+        if not generation.answers:  # it was preloaded, and nobody waits for it
+            self._close(generation.request.request_id)
         for index in range(len(generation.answers)):
             self._finish(generation, ChoiceFinished(index, "length"), now)
 

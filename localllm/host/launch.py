@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from localllm.contract.errors import LocalLLMError, ModelLoadError, ProtocolError
-from localllm.contract.wire import FromWorker, Hello, LoadFailed, Ready
+from localllm.contract.wire import Batch, FromWorker, Hello, LoadFailed, Ready
 from localllm.host.client import ClientLimits, WorkerClient
 from localllm.host.process import WorkerCommand, WorkerExit, WorkerProcess
 
@@ -40,19 +40,27 @@ async def launch_worker(command: WorkerCommand, hello: Hello, settings: LaunchSe
     except OSError as error:
         message = f"The worker of model {command.name!r} could not be started ({command.argv[0]}): {error}."
         raise ModelLoadError(message) from error
+    early: list[FromWorker] = []
     try:
-        ready = await _shake_hands(process, hello, settings.load_timeout_seconds)
+        ready = await _shake_hands(process, hello, settings.load_timeout_seconds, early)
     except BaseException:
         process.kill("load", "loading ended before it was ready")
         await asyncio.wait({process.exited}, timeout=_REAP_SECONDS)
         raise
-    return WorkerClient(command.name, process, ready.info, settings.limits)
+    client = WorkerClient(command.name, process, ready.info, settings.limits)
+    for told in early:
+        process.receive(told)
+    return client
 
 
-async def _shake_hands(process: WorkerProcess, hello: Hello, timeout_seconds: float) -> Ready:
+async def _shake_hands(process: WorkerProcess, hello: Hello, timeout_seconds: float, early: list[FromWorker]) -> Ready:
+    """Return what the worker says when it is ready. ``early`` gets what it says before anybody else listens."""
     answer: asyncio.Future[Ready | LoadFailed] = asyncio.get_running_loop().create_future()
 
     def on_message(message: FromWorker) -> None:
+        if answer.done() and isinstance(message, Batch):  # it evaluates already what is to be preloaded
+            early.append(message)
+            return
         if answer.done() or not isinstance(message, Ready | LoadFailed):
             text = f"A {type(message).__name__} message came where Ready or LoadFailed was expected."
             raise ProtocolError(text)

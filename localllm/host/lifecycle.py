@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
-from typing import Protocol
 
 from localllm.contract.backend import ModelClient
-from localllm.contract.errors import LocalLLMError, ModelLoadError, OverloadedError, UnavailableError
-from localllm.contract.events import Event, ModelLoaded, ModelUnloaded, WorkerDied
+from localllm.contract.errors import LocalLLMError, ModelLoadError
+from localllm.contract.events import ModelLoaded, ModelUnloaded, WorkerDied
 from localllm.contract.model import Mode, ModelSpec
+from localllm.host import refusals
 from localllm.host.client import WorkerClient
-from localllm.host.loader import Loaded
+from localllm.host.loader import Loaded, close_client, load_key
 from localllm.host.process import WorkerExit
+from localllm.host.residency import Use
+from localllm.host.room import Occupancy
 from localllm.host.states import ModelState, ModelStatus
+from localllm.host.stay import Stay
 from localllm.host.supervisor import Breaker
+from localllm.host.surroundings import Surroundings
 
 _logger = logging.getLogger("localllm.host")
-
-
-class Surroundings(Protocol):
-    """What a life cycle needs of the registry around it."""
-
-    emit: Callable[[Event], None]
-    clock: Callable[[], float]
-    max_queue: int
 
 
 class ModelLifecycle:
@@ -37,64 +34,99 @@ class ModelLifecycle:
         mode: Mode,
         load: Callable[[ModelSpec], Awaitable[Loaded]],
         breaker: Breaker,
+        stay: Stay,
         surroundings: Surroundings,
     ) -> None:
         self.spec = spec
+        self.key = (spec.id, mode)
+        self.stay = stay
         self._mode = mode
         self._load_model = load
         self._breaker = breaker
         self._around = surroundings
+        self._room = surroundings.room
         self._state = ModelState.UNLOADED
         self._loaded: Loaded | None = None
         self._loaded_key: object = None
         self._loaded_at = 0.0
         self._used_at = 0.0
+        self._estimated_bytes = 0
         self._in_flight = 0
         self._waiting = 0
-        self._unused = asyncio.Event()
-        self._unused.set()
         self._loading: asyncio.Task[LocalLLMError | None] | None = None
-        self._unloading: asyncio.Task[None] | None = None
+        self._abandoned: LocalLLMError | None = None
+        self._unloading: asyncio.Task[bool] | None = None
+        self._goes: asyncio.Future[bool] | None = None  # while draining: whether it goes in the end
         self._refusing = False
-        self._closed = False
         self._error: str | None = None
 
     # --- use ---
 
-    async def enter(self) -> ModelClient:
+    async def enter(self, *, autoload: bool = True) -> ModelClient:
         """Return the loaded model, loading it if need be, and count the caller until :meth:`leave`.
 
-        Raises ``OverloadedError``, ``UnavailableError``, and what loading raises. A caller that is cancelled while it
-        waits changes nothing for the others, nor for the load.
+        Raises ``OverloadedError``, ``UnavailableError``, ``ModelNotLoadedError`` instead of loading where ``autoload``
+        is false, and what loading raises. A caller that is cancelled while it waits changes nothing for the others,
+        nor for a load that has begun; one that nobody waits for any more does not begin.
         """
         if self._refusing:
-            raise self._going_away()
-        if self._waiting + self._in_flight >= self._around.max_queue:
-            message = (
-                f"Model {self.spec.id!r} has {self._in_flight} requests running and {self._waiting} waiting, and takes "
-                f"no more than {self._around.max_queue} (models.max_queue). Ask again in a moment."
-            )
-            raise OverloadedError(message)
+            raise refusals.going_away(self.spec.id)
+        limit = self._around.max_queue
+        if self._waiting + self._in_flight >= limit:
+            raise refusals.queue_is_full(self.spec.id, self._in_flight, self._waiting, limit)
+        if self._room.crowded:
+            self._room.replan()  # whoever has waited for too long comes before us
+        client = self._client_at_hand()
+        if client is not None:
+            self._in_flight += 1
+            return client
         self._waiting += 1
         try:
-            client = await self._ready_client()
+            client = await self._ready_client(autoload=autoload)
             self._in_flight += 1
-            self._unused.clear()
             return client
         finally:
             self._waiting -= 1
+            if not self._waiting:
+                self._nobody_waits()
 
-    def leave(self) -> None:
-        """Undo one :meth:`enter`."""
+    def leave(self, ttl_seconds: float | None = None) -> None:
+        """Undo one :meth:`enter`. ``ttl_seconds``: how long it stays from now on, 0 not at all, infinity for ever."""
         self._in_flight -= 1
         self._used_at = self._around.clock()
-        if self._in_flight == 0:
-            self._unused.set()
+        self.stay.ask_with_request(ttl_seconds)
+        if self._in_flight:
+            return
+        self._settle(goes=True)
+        self._room.replan()
+        if ttl_seconds == 0 and self.is_idle:
+            self._start_unloading("idle")
+        self._around.idle_changed(self.expires_in_seconds)
+
+    @property
+    def is_idle(self) -> bool:
+        """Loaded, and neither used nor waited for."""
+        return self._state is ModelState.READY and not self._in_flight and not self._waiting
+
+    @property
+    def expires_in_seconds(self) -> float:
+        """Time until it has been idle for too long; infinity while it isn't idle, and for what stays for ever."""
+        if not self.is_idle:
+            return math.inf
+        return self._used_at + self.stay.ttl_seconds(self.spec) - self._around.clock()
+
+    def occupancy(self) -> Occupancy:
+        """Say how it is used just now."""
+        arriving = self._waiting > 0 or self._state in (ModelState.QUEUED, ModelState.LOADING)
+        use = Use.ARRIVING if arriving else Use.IN_USE if self._in_flight else Use.IDLE
+        leaving = self._state is ModelState.DRAINING
+        return Occupancy(use, self._used_at, self.stay.is_pinned(self.spec), leaving)
 
     def status(self) -> ModelStatus:
         """Return what is shown of it."""
         client = None if self._loaded is None else self._loaded.client
         worker = client if isinstance(client, WorkerClient) else None
+        ttl, left = self.stay.ttl_seconds(self.spec), self.expires_in_seconds
         return ModelStatus(
             id=self.spec.id,
             kind=self.spec.kind,
@@ -108,42 +140,62 @@ class ModelLifecycle:
             worker_pid=None if worker is None else worker.pid,
             prefilled_tokens_total=0 if worker is None else worker.prefilled_tokens_total,
             error=self._error,
+            pinned=self.stay.is_pinned(self.spec),
+            ttl_seconds=None if math.isinf(ttl) else ttl,
+            expires_in_seconds=None if math.isinf(left) else max(0.0, left),
+            memory_estimated_bytes=self._estimated_bytes if self.key in self._room.held else None,
+            memory_bytes=self._room.held.get(self.key),
         )
 
-    async def _ready_client(self) -> ModelClient:
-        while not self._closed:
-            if self._state is ModelState.READY and self._loaded is not None:
-                if self._in_flight or self._loaded_key == _load_key(self.spec):
-                    return self._loaded.client
-                self._start_unloading("replaced", 0.0)
+    def _nobody_waits(self) -> None:
+        if self._state is ModelState.QUEUED and self._loading is not None:
+            self._loading.cancel()
+        elif self.is_idle:
+            self._room.replan()
+
+    def _client_at_hand(self) -> ModelClient | None:
+        """Return the loaded model unless it must be loaded anew; one that changed goes once nobody uses it."""
+        if self._state is not ModelState.READY or self._loaded is None:
+            return None
+        if self._in_flight or self._loaded_key == load_key(self.spec):
+            return self._loaded.client
+        self._start_unloading("replaced")
+        return None
+
+    async def _ready_client(self, *, autoload: bool) -> ModelClient:
+        while True:
+            client = self._client_at_hand()
+            if client is not None:
+                return client
             if self._unloading is not None:
                 await asyncio.wait({self._unloading})
                 continue
+            if self._loading is None and not autoload:
+                raise refusals.not_loaded(self.spec.id)
             loading = self._loading or self._start_loading()
             await asyncio.wait({loading})
             failure = None if loading.cancelled() else loading.result()
             if failure is not None:
                 raise LocalLLMError.from_wire(failure.to_wire())  # each its own: tracebacks grow on a raised exception
-        raise self._going_away()
-
-    def _going_away(self) -> UnavailableError:
-        return UnavailableError(f"Model {self.spec.id!r} is shutting down, and the server with it.")
 
     # --- loading ---
 
     def _start_loading(self) -> asyncio.Task[LocalLLMError | None]:
         if self._refusing:
-            raise self._going_away()
+            raise refusals.going_away(self.spec.id)
         self._breaker.admit()
-        self._state = ModelState.LOADING
-        self._loaded_key = _load_key(self.spec)
+        self._state = ModelState.QUEUED
+        self._loaded_key = load_key(self.spec)
         self._loading = asyncio.create_task(self._load(self.spec), name=f"load {self.spec.id}")
         return self._loading
 
     async def _load(self, spec: ModelSpec) -> LocalLLMError | None:
         """Load, and return the failure instead of raising it: nobody may be waiting any more."""
-        began_at = self._around.clock()
         try:
+            self._estimated_bytes = self._around.estimate(spec, self._mode)
+            await self._room.reserve(self.key, self._estimated_bytes)
+            self._state = ModelState.LOADING
+            began_at = self._around.clock()
             self._become_ready(await self._load_model(spec), began_at)
         except LocalLLMError as error:
             return self._fail(error)
@@ -152,9 +204,13 @@ class ModelLifecycle:
             return self._fail(ModelLoadError(f"Loading {spec.id!r} failed: {type(error).__name__}: {error}"))
         except asyncio.CancelledError:
             self._state = ModelState.UNLOADED
-            raise
+            if self._abandoned is None:
+                raise
+            return self._abandoned
         finally:
-            self._loading = None
+            self._loading = self._abandoned = None
+            if self._loaded is None:
+                self._room.release(self.key)
         return None
 
     def _become_ready(self, loaded: Loaded, began_at: float) -> None:
@@ -170,11 +226,17 @@ class ModelLifecycle:
         self._around.emit(ModelLoaded(self.spec.id, now - began_at))
         if isinstance(loaded.client, WorkerClient):
             loaded.client.exited.add_done_callback(lambda exited: self._on_exit(loaded, exited.result()))
+        if info.memory is not None:
+            self._room.correct(self.key, info.memory.total_bytes)
+        self._room.replan()
+        self._around.idle_changed(self.expires_in_seconds)
 
     def _fail(self, error: LocalLLMError) -> LocalLLMError:
-        self._state = ModelState.FAILED
+        """Note why it could not be loaded. That there is no room for it says nothing about the model itself."""
         self._error = error.message
-        self._breaker.record_failure(error.message)
+        if self._state is ModelState.LOADING:
+            self._breaker.record_failure(error.message)
+        self._state = ModelState.FAILED
         _logger.error("%s could not be loaded: %s", self.spec.id, error.message)
         return error
 
@@ -188,68 +250,98 @@ class ModelLifecycle:
         self._breaker.record_failure(f"{self._error}: {exit_.last_line}")
         _logger.error("the worker of %s ended by %s; its last lines:\n%s", self.spec.id, cause, exit_.stderr_tail)
         self._around.emit(WorkerDied(self.spec.id, cause, exit_.last_line))
+        self._room.release(self.key)
 
     # --- letting go ---
 
-    async def unload(self, reason: str, deadline_seconds: float) -> None:
-        """Let nobody in, wait for those inside until the deadline, then end the worker. Joins one that is under way."""
-        if self._unloading is None and self._state is ModelState.READY:
-            self._start_unloading(reason, deadline_seconds)
-        if self._unloading is not None:
-            await asyncio.shield(self._unloading)
+    async def unload(self, reason: str, deadline_seconds: float, *, force: bool = False) -> bool:
+        """Let nobody in, wait for those inside until the deadline, then end the worker. Joins one that is under way.
 
-    async def unload_if_idle(self, limit_seconds: float) -> None:
-        """Let it go if nobody has used it for so long. Nothing comes between the look and the closing of the door."""
-        if self._state is not ModelState.READY or self._in_flight or self._waiting:
-            return
-        if self._around.clock() - self._used_at >= limit_seconds:
-            await self.unload("idle", 0.0)
-
-    def _start_unloading(self, reason: str, deadline_seconds: float) -> None:
-        self._state = ModelState.DRAINING
-        self._unloading = asyncio.create_task(self._drain(reason, deadline_seconds), name=f"unload {self.spec.id}")
+        At the deadline ``force`` ends the requests that are left, and a load that is under way; else the model stays,
+        and ``ModelBusyError`` is raised. Returns False when there was nothing to let go.
+        """
+        loop = asyncio.get_running_loop()
+        end_at = loop.time() + deadline_seconds
+        found = False
+        while self._loading or self._unloading or self._state is ModelState.READY:
+            found, is_load = True, self._loading is not None
+            is_ours = not (self._loading or self._unloading)
+            task = self._loading or self._unloading or self._start_unloading(reason)
+            try:
+                await asyncio.wait({task}, timeout=max(0.0, end_at - loop.time()))
+                is_closing = self._goes is not None and self._goes.done()  # it is only the worker that is waited for
+                if not (task.done() or force or is_closing):
+                    raise refusals.still_in_use(self.spec.id, self._in_flight, deadline_seconds)
+            except BaseException:
+                if is_ours:
+                    self._settle(goes=False)
+                raise
+            if not task.done():
+                self._cut_off()
+                await asyncio.wait({task})
+                return True
+            if not is_load and task.result():
+                return True  # else: a load that is over, or a drain that another one gave up
+        return found
 
     async def shut_down(self, deadline_seconds: float) -> None:
         """Refuse new callers at once; give those inside and those waiting until the deadline; then end everything."""
         self._refusing = True
-        loop = asyncio.get_running_loop()
-        deadline_at = loop.time() + deadline_seconds
+        await self.unload("shutdown", deadline_seconds, force=True)
+
+    def evict(self) -> asyncio.Task[bool] | None:
+        """Take nobody in any more and go when the last request is over. Returns what to wait for."""
+        return self._start_unloading("evicted") if self._state is ModelState.READY else self._unloading
+
+    async def unload_if_expired(self) -> None:
+        """Let it go if nobody has used it for its time. Nothing comes between the look and the closing of the door."""
+        if self.expires_in_seconds <= 0:
+            await asyncio.wait({self._start_unloading("idle")})
+
+    def _start_unloading(self, reason: str) -> asyncio.Task[bool]:
+        self._state = ModelState.DRAINING
+        self._goes = asyncio.get_running_loop().create_future()
+        if not self._in_flight:
+            self._goes.set_result(True)
+        self._unloading = asyncio.create_task(self._drain(reason, self._goes), name=f"unload {self.spec.id}")
+        return self._unloading
+
+    def _settle(self, *, goes: bool) -> None:
+        """Decide a drain that is under way, if it is not decided yet."""
+        if self._goes is not None and not self._goes.done():
+            self._goes.set_result(goes)
+
+    def _cut_off(self) -> None:
+        """Wait no longer for a load or for requests."""
         if self._loading is not None:
-            await asyncio.wait({self._loading}, timeout=deadline_seconds)
-        if self._loading is not None:
-            self._closed = True
+            error = refusals.going_away if self._refusing else refusals.cut_off_while_loading
+            self._abandoned = error(self.spec.id)
             self._loading.cancel()
-            await asyncio.wait({self._loading})
-        unloading = asyncio.create_task(self.unload("shutdown", max(0.0, deadline_at - loop.time())))
-        await asyncio.wait({unloading}, timeout=max(0.0, deadline_at - loop.time()))
-        self._closed = True
-        self._unused.set()  # an unload that was under way with a later deadline
-        await unloading
+        self._settle(goes=True)
 
-    async def _drain(self, reason: str, deadline_seconds: float) -> None:
+    async def _drain(self, reason: str, goes: asyncio.Future[bool]) -> bool:
+        """Return whether it was let go, once that is decided and done."""
         try:
-            async with asyncio.timeout(deadline_seconds):
-                await self._unused.wait()
-        except TimeoutError:
-            _logger.warning("%s is let go with %d requests unfinished", self.spec.id, self._in_flight)
-        try:
-            loaded, self._loaded = self._loaded, None
-            if loaded is None:
-                return  # it died meanwhile, and that has been reported
-            await self._close(loaded.client)
-            self._state = ModelState.UNLOADED
-            _logger.info("%s was unloaded (%s)", self.spec.id, reason)
-            self._around.emit(ModelUnloaded(self.spec.id, reason))
+            gone = await goes
+            if self._loaded is None:
+                return True  # it died meanwhile, and that has been reported
+            if not gone:
+                self._state = ModelState.READY
+                return False
+            await self._let_go(self._loaded, reason)
+            return True
         finally:
-            self._unloading = None
+            self._unloading = self._goes = None
+            if self._loaded is None:
+                self._room.release(self.key)
+            self._room.replan()
 
-    async def _close(self, client: ModelClient) -> None:
-        try:
-            await client.close()
-        except Exception:
-            _logger.exception("the client of %s failed to close; it is let go all the same", self.spec.id)
-
-
-def _load_key(spec: ModelSpec) -> object:
-    """Return what a loaded model depends on: when it changes (a new file under the old name), it is loaded again."""
-    return spec.backend, spec.path, spec.created, dict(spec.settings), dict(spec.meta)
+    async def _let_go(self, loaded: Loaded, reason: str) -> None:
+        if self._in_flight:
+            _logger.warning("%s is let go with %d requests unfinished", self.spec.id, self._in_flight)
+        self._loaded = None
+        await close_client(self.spec.id, loaded.client)
+        self._state = ModelState.UNLOADED
+        self.stay.forget()
+        _logger.info("%s was unloaded (%s)", self.spec.id, reason)
+        self._around.emit(ModelUnloaded(self.spec.id, reason))

@@ -16,6 +16,7 @@ from localllm.contract.model import Mode, ModelSpec
 from localllm.contract.wire import Hello
 from localllm.host.client import WorkerClient
 from localllm.host.environment import worker_environment
+from localllm.host.fitting import MEMORY_REASON, says_memory
 from localllm.host.launch import LaunchSettings, WorkerDiedLoadingError, launch_worker
 from localllm.host.process import WorkerCommand, WorkerExit
 from localllm.host.safe_mode import SafeModeMemory
@@ -32,6 +33,19 @@ class Loaded(NamedTuple):
 
     client: ModelClient
     safe_mode: bool
+
+
+def load_key(spec: ModelSpec) -> object:
+    """Return what a loaded model depends on: when it changes (a new file under the old name), it is loaded again."""
+    return spec.backend, spec.path, spec.created, dict(spec.settings), dict(spec.meta), spec.preload
+
+
+async def close_client(model_id: str, client: ModelClient) -> None:
+    """Let a loaded model go. A backend's own client that fails at that is in the log."""
+    try:
+        await client.close()
+    except Exception:
+        _logger.exception("the client of %s failed to close; it is let go all the same", model_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +107,8 @@ class ModelLoader:
     async def _launch(self, spec: ModelSpec, mode: Mode, backend: BackendSpec, *, safe_mode: bool) -> WorkerClient:
         settings = self._settings
         environment = worker_environment(os.environ, settings.extra_environment)
-        load = LoadRequest(spec.id, spec.path, mode, spec.settings, safe_mode)
+        preload = spec.preload if mode is Mode.GENERATE else ()
+        load = LoadRequest(spec.id, spec.path, mode, spec.settings, safe_mode, preload)
         hello = Hello(cast(str, backend.factory), load)
         return await launch_worker(WorkerCommand(spec.id, environment, settings.argv), hello, settings.launch)
 
@@ -130,8 +145,12 @@ def _load_error(model_id: str, exit_: WorkerExit) -> ModelLoadError:
     )
     if exit_.killed_for is not None:
         message = f"The worker of model {model_id!r} was killed while loading: {exit_.explanation}"
-    else:
-        message = f"The worker of model {model_id!r} ended by {exit_.cause} while loading"
-        if exit_.last_line:
-            message += f": {exit_.last_line}"
+        return ModelLoadError(message, detail=detail)
+    message = f"The worker of model {model_id!r} ended by {exit_.cause} while loading"
+    if exit_.last_line:
+        message += f": {exit_.last_line}"
+    elif exit_.signal_name == "SIGKILL":  # nobody but the kernel sends it without a word
+        message += "; the system was most likely out of memory"
+    if says_memory(message):
+        detail["reason"] = MEMORY_REASON
     return ModelLoadError(message, detail=detail)

@@ -148,6 +148,13 @@ class WorkerProcess(asyncio.SubprocessProtocol):
         except ProtocolError as error:
             self.kill("protocol", error.message)
 
+    def receive(self, message: FromWorker) -> None:
+        """Hand on a message that came before its reader was there."""
+        try:
+            self.on_message(message)
+        except ProtocolError as error:
+            self.kill("protocol", error.message)
+
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
         """Finish a death that is known already, or wait for the one that this announces."""
         self._open_pipes.discard(fd)

@@ -7,16 +7,17 @@ from enum import StrEnum
 
 from localllm.contract.model import Mode, ModelInfo, ModelKind
 
-#              first request              Ready
-#   UNLOADED ─────────────────▶ LOADING ─────────▶ READY
-#      ▲                          │ ▲                │ │ idle, unload, shutdown
-#      │                   failed,│ │ next request   │ └──────────▶ DRAINING
-#      │                     died ▼ │ (breaker)      │ died            │ │
-#      │                         FAILED ◀────────────┘                 │ │ died
-#      │                            ▲                                  │ │
-#      │                            └──────────────────────────────────┼─┘
-#      └───────────────────────────────────────────────────────────────┘ nobody uses it any more, worker gone
-#
+#              first request          room for it           Ready
+#   UNLOADED ─────────────────▶ QUEUED ───────────▶ LOADING ─────────▶ READY ◀──────────────────┐
+#      ▲ ▲                       │ ▲                  │                │ │ idle, evicted,       │ not empty
+#      │ └───────────────────────┘ │ next request     │ failed,        │ │ unload, shutdown     │ in time
+#      │      all waiters left     │ (breaker)        │ died           │ └───────────────▶ DRAINING
+#      │                           │                  ▼                │ died                 │ │
+#      │                           └─────────────── FAILED ◀───────────┘                      │ │ died
+#      │                                              ▲                                       │ │
+#      │                                              └───────────────────────────────────────┼─┘
+#      └──────────────────────────────────────────────────────────────────────────────────────┘ nobody uses it any
+#                                                                                               more, worker gone
 # Busy is no state but a count: requests in flight.
 
 
@@ -24,6 +25,7 @@ class ModelState(StrEnum):
     """Where one model in one mode stands; the picture above says what leads where."""
 
     UNLOADED = "unloaded"
+    QUEUED = "queued"
     LOADING = "loading"
     READY = "ready"
     DRAINING = "draining"
@@ -35,6 +37,8 @@ class ModelStatus:
     """One model in one mode, as ``/health``, ``/v1/models`` and metrics show it. Counts are requests.
 
     ``info`` and what follows it are None or 0 while it is not loaded; ``error`` is why the last load failed.
+    ``ttl_seconds`` is how long it stays unused, None: for ever; ``expires_in_seconds`` what is left of that while it
+    is unused. ``memory_bytes`` is what it counts for: its estimate until it was measured.
     """
 
     id: str
@@ -49,3 +53,8 @@ class ModelStatus:
     worker_pid: int | None = None
     prefilled_tokens_total: int = 0
     error: str | None = None
+    pinned: bool = False
+    ttl_seconds: float | None = None
+    expires_in_seconds: float | None = None
+    memory_estimated_bytes: int | None = None
+    memory_bytes: int | None = None

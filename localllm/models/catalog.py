@@ -1,26 +1,29 @@
-"""Which models there are, and which one a name stands for: found files, the configuration's and the plugins' models."""
+"""Which models there are: found files, the stores of other programs, the configuration's and the plugins' models."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from localllm.contract.errors import ModelFileError, ModelNotFoundError
+from localllm.contract.errors import ModelFileError
 from localllm.contract.model import ModelDefinition, ModelKind, ModelSpec
-from localllm.models.discovery import FOLDERS, Found, HeaderCache, Stamp, examine, scan_folder, stamp
+from localllm.models.discovery import Found, examine_file
+from localllm.models.folders import FOLDERS, list_models_folder
+from localllm.models.headers import Stamp, stamp
+from localllm.models.listing import Candidate, Place
+from localllm.models.naming import Names, choose_defaults, not_found
+from localllm.models.stores import Store
+from localllm.models.survey import Survey, Surveyor
 
-DEMO_MODELS = frozenset({"localllm-demo", "localllm-demo-embed", "localllm-demo-rerank"})
-"""The bundled ones: whatever else there is of their kind comes before them."""
+_START_SECONDS = 2.0
+"""How long the start may read headers in stores; the models' own folder is always read to the end."""
 
-_LISTED_IN_ERRORS = 20
-_DEFAULT_KEYS = {
-    ModelKind.CHAT: "models.default",
-    ModelKind.EMBEDDING: "models.default_embedding",
-    ModelKind.RERANKER: "models.default_reranker",
-}
-_WORK = {ModelKind.EMBEDDING: "give embeddings", ModelKind.RERANKER: "rank documents"}
+_LOOK_SECONDS = 0.05
+"""How long one later look may read headers, beyond the first: requests wait for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,8 @@ class CatalogOptions:
 
     ``backend`` and ``settings`` (plain JSON) are for files that no definition names; None: no plugin can serve files.
     ``files`` are served from wherever they lie; the first of them is the default model, and the first of a kind that
-    kind's. ``default``, and those for embeddings and reranking, may be an id, an alias or a file name.
+    kind's. ``default``, and those for embeddings and reranking, may be an id, an alias or a file name. ``stores`` come
+    after the folder, in their order. The disk is looked at ``look_seconds`` after the last time, at the earliest.
     """
 
     directory: Path
@@ -41,24 +45,26 @@ class CatalogOptions:
     default_embedding: str | None = None
     default_reranker: str | None = None
     files: tuple[Path, ...] = ()
+    stores: tuple[Store, ...] = ()
+    look_seconds: float = 0.2
 
 
 class Catalog:
-    """The models by name. A file that comes, goes or changes is noticed at the next call, for the price of a few stats.
+    """The models by name. A file that comes, goes or changes is noticed by a later call, for the price of a few stats.
 
     All methods belong to one thread. What can't be served is a sentence in :attr:`problems` and stops nothing else.
+    ``clock`` is monotonic, in seconds.
     """
 
-    def __init__(self, options: CatalogOptions) -> None:
+    def __init__(self, options: CatalogOptions, clock: Callable[[], float] = time.monotonic) -> None:
         self.options = options
-        self._headers = HeaderCache()
-        self._stamps: dict[Path, Stamp | None] = {}
-        self._specs: dict[str, ModelSpec] = {}
-        self._names: dict[str, str] = {}
-        self._problems: list[str] = []
-        self._broken: dict[str, str] = {}
-        self._defaults: dict[ModelKind, str | None] = {}
-        self.refresh()
+        self._clock = clock
+        self._surveyor = Surveyor()
+        self._headers = self._surveyor.headers
+        stores = [Place(store.look, clock) for store in options.stores]
+        self._places = [Place(partial(list_models_folder, options.directory), clock), *stores]
+        self._build(self._reader(_START_SECONDS, lambda candidate: candidate.store is None))
+        self._next_look = clock() + options.look_seconds
 
     def create_folders(self) -> None:
         """Make ``chat/``, ``embedding/`` and ``reranker/``, so that a user sees where models go. Raises ``OSError``."""
@@ -67,20 +73,25 @@ class Catalog:
 
     def specs(self) -> Mapping[str, ModelSpec]:
         """Return all models by id, in the order of their ids."""
-        self._refresh_if_changed()
+        self._look()
         return self._specs
 
     @property
     def problems(self) -> tuple[str, ...]:
         """What could not be served, one sentence each."""
-        self._refresh_if_changed()
+        self._look()
         return tuple(self._problems)
 
     @property
     def default(self) -> str | None:
         """The id of the model that answers when a request names none."""
-        self._refresh_if_changed()
+        self._look()
         return self._defaults[ModelKind.CHAT]
+
+    def default_of(self, kind: ModelKind) -> str | None:
+        """The id of the model that does what models of ``kind`` are for when a request names none."""
+        self._look()
+        return self._defaults[kind]
 
     def resolve(self, name: str | None, kind: ModelKind = ModelKind.CHAT) -> ModelSpec:
         """Return the model that ``name`` means: an id, an alias, a file's name with or without ".gguf".
@@ -88,46 +99,82 @@ class Catalog:
         None is the default model for what models of ``kind`` are for. Raises :class:`ModelNotFoundError` with the known
         ids, and :class:`ModelFileError` for a file that is there but can't be read.
         """
-        self._refresh_if_changed()
-        model_id = self._defaults[kind] if name is None else self._lookup(name)
+        self._look()
+        wanted = self._configured[kind] if name is None else name
+        model_id = self._find(name, kind)
         if model_id is None:
-            wanted = self._configured_default(kind) if name is None else name
-            raise self._broken_file(wanted) or self._not_found(name, kind)
+            self._look(at_once=True, wanted=wanted)  # it may have come in this moment
+            model_id = self._find(name, kind)
+        if model_id is None:
+            raise self._broken_file(wanted) or not_found(name, kind, list(self._specs), self.options.directory)
         return self._specs[model_id]
 
     def refresh(self) -> None:
-        """Look at the disk again; files that did not change are not read again."""
-        scan = scan_folder(self.options.directory, self._headers)
-        problems = list(scan.problems)
-        files = dict.fromkeys(scan.files)
-        self._broken = dict(scan.broken)
-        found = _by_id(scan.found, problems) if self.options.backend else {}
-        if scan.found and not self.options.backend:
-            problems.append(
-                f"{self.options.directory}: no enabled plugin brings an engine for its files; enable llama_cpp"
-            )
-        specs = {spec.id: spec for spec in self.options.registered}
-        for definition in self.options.definitions.values():
+        """Look at everything on the disk again, to the end; files that did not change are not read again."""
+        for place in self._places:
+            place.look_again()
+        self._build(lambda candidate: True)
+
+    def _look(self, *, at_once: bool = False, wanted: str | None = None) -> None:
+        """Notice what changed. Of what is not read yet, read a little more, and what is ``wanted``."""
+        now = self._clock()
+        if now < self._next_look and not at_once:
+            return
+        self._next_look = now + self.options.look_seconds
+        changed = [place for place in self._places if place.changed()]
+        for place in changed:
+            place.look_again()
+        if changed or self._pending or any(stamp(path) != known for path, known in self._stamps.items()):
+            self._build(self._reader(_LOOK_SECONDS, lambda one: wanted in (one.id, *one.aliases)))
+
+    def _reader(self, seconds: float, always: Callable[[Candidate], bool]) -> Callable[[Candidate], bool]:
+        """Return what allows headers to be read: one at least, more until the time is up, and some in any case."""
+        deadline: float | None = None
+
+        def may_read(candidate: Candidate) -> bool:
+            nonlocal deadline
+            now = self._clock()
+            deadline = now + seconds if deadline is None else deadline
+            return now <= deadline or always(candidate)
+
+        return may_read
+
+    def _build(self, may_read: Callable[[Candidate], bool]) -> None:
+        """Make specs, names and defaults from what the places list."""
+        options = self.options
+        result = self._surveyor.survey([place.listing for place in self._places], may_read)
+        problems, files = result.problems, result.files
+        self._broken = result.broken
+        found = result.found if options.backend else {}
+        if result.found and not options.backend:
+            problems.append(f"{options.directory}: no enabled plugin brings an engine for its files; enable llama_cpp")
+        specs = {spec.id: spec for spec in options.registered}
+        by_path = {model.path: model for model in result.found.values()}
+        for definition in options.definitions.values():
             if definition.path:
-                files[Path(definition.path)] = None
-            spec = self._from_definition(definition, found, problems)
+                files.setdefault(Path(definition.path), stamp(Path(definition.path)))
+            spec = self._from_definition(definition, found, by_path, problems)
             if spec is not None:
                 specs[spec.id] = spec
         self._add_found(found, specs, problems)
         file_ids = self._add_files(specs, files, problems)
+        if result.pending:
+            problems.append(f"{len(result.pending)} models were not read yet; they appear one after the other")
         self._specs = dict(sorted(specs.items()))
-        self._names = _collect_names(self._specs, problems)
-        self._defaults = self._choose_defaults(file_ids, problems)
-        self._problems = problems
-        self._headers.keep_only(files)
-        self._stamps = {path: stamp(path) for path in (*self._folders(), *files)}
+        self._names = Names(self._specs, problems)
+        self._configured = {
+            ModelKind.CHAT: options.default,
+            ModelKind.EMBEDDING: options.default_embedding,
+            ModelKind.RERANKER: options.default_reranker,
+        }
+        self._defaults = choose_defaults(self._specs, self._names, self._configured, file_ids, problems)
+        self._finish(result)
 
-    def _refresh_if_changed(self) -> None:
-        if any(stamp(path) != known for path, known in self._stamps.items()):
-            self.refresh()
-
-    def _folders(self) -> list[Path]:
-        return [self.options.directory, *(self.options.directory / name for name in FOLDERS)]
+    def _finish(self, result: Survey) -> None:
+        self._problems = result.problems
+        self._pending = result.pending
+        self._stamps: dict[Path, Stamp | None] = result.files
+        self._headers.keep_only(result.files)
 
     def _spec(self, model: Found, model_id: str, backend: str) -> ModelSpec:
         return ModelSpec(
@@ -135,25 +182,32 @@ class Catalog:
             backend=backend,
             kind=model.kind,
             path=str(model.path.absolute()),
+            aliases=model.candidate.aliases if model_id == model.id else (),
             settings=self.options.settings,
             created=model.created,
             meta=model.meta,
+            tags=model.tags,
         )
 
     def _from_definition(
-        self, definition: ModelDefinition, found: dict[str, Found], problems: list[str]
+        self,
+        definition: ModelDefinition,
+        found: Mapping[str, Found],
+        by_path: Mapping[Path, Found],
+        problems: list[str],
     ) -> ModelSpec | None:
         """Return the spec of one definition, or None after saying why not."""
         model = found.get(definition.id)
         if definition.path is not None:
+            path = Path(definition.path)
             try:
-                model = examine(Path(definition.path), self._headers)
+                model = by_path.get(path) or examine_file(path, self._headers)
             except ModelFileError as error:
                 problems.append(f"models.define.{definition.id}: {error.message}")
                 self._broken |= dict.fromkeys((definition.id, *definition.aliases), error.message)
                 return None
             if model is None:
-                problems.append(f"models.define.{definition.id}: {definition.path} is an adapter or a part of a model")
+                problems.append(f"models.define.{definition.id}: {path} is an adapter or a part of a model")
                 return None
         if model is None and definition.backend == self.options.backend:
             problems.append(
@@ -170,9 +224,14 @@ class Catalog:
         return replace(
             spec,
             kind=kind,
-            aliases=definition.aliases,
+            aliases=tuple(dict.fromkeys((*definition.aliases, *spec.aliases))),
             settings=definition.settings,
             meta={**spec.meta, "kind": kind.value},
+            tags=tuple(dict.fromkeys((*definition.tags, *spec.tags))),
+            ttl_seconds=definition.ttl_seconds,
+            pinned=definition.pinned,
+            rules=definition.rules,
+            preload=definition.preload,
         )
 
     def _add_found(self, found: Mapping[str, Found], specs: dict[str, ModelSpec], problems: list[str]) -> None:
@@ -184,13 +243,16 @@ class Catalog:
             users = by_path.get(str(model.path.absolute()), [])
             if len(users) == 1 and users[0].id != model_id and model_id not in specs:
                 user = users[0]
-                specs[user.id] = replace(user, aliases=tuple(dict.fromkeys((*user.aliases, model_id))))
+                names = (*user.aliases, model_id, *model.candidate.aliases)
+                specs[user.id] = replace(user, aliases=tuple(dict.fromkeys(names)))
             elif not users and model_id in specs:
                 problems.append(f"{model.path}: another model is defined as {model_id!r}; rename the file to serve it")
             elif not users and self.options.backend:
                 specs[model_id] = self._spec(model, model_id, self.options.backend)
 
-    def _add_files(self, specs: dict[str, ModelSpec], files: dict[Path, None], problems: list[str]) -> list[str]:
+    def _add_files(
+        self, specs: dict[str, ModelSpec], files: dict[Path, Stamp | None], problems: list[str]
+    ) -> list[str]:
         """Add the files named at the command line. Return their ids."""
         ids: list[str] = []
         backend = self.options.backend
@@ -198,9 +260,9 @@ class Catalog:
             problems += [f"{path}: no enabled plugin brings an engine for files" for path in self.options.files]
             return ids
         for path in map(Path.absolute, self.options.files):
-            files[path] = None
+            files.setdefault(path, stamp(path))
             try:
-                model = examine(path, self._headers)
+                model = examine_file(path, self._headers)
             except ModelFileError as error:
                 problems.append(error.message)
                 continue
@@ -216,86 +278,10 @@ class Catalog:
             ids.append(model_id)
         return ids
 
-    def _choose_defaults(self, file_ids: list[str], problems: list[str]) -> dict[ModelKind, str | None]:
-        first_file = file_ids[0] if file_ids else None
-        chat = first_file or self._choose_default(ModelKind.CHAT, file_ids, problems)
-        embedding = self._choose_default(ModelKind.EMBEDDING, file_ids, problems)
-        reranker = self._choose_default(ModelKind.RERANKER, file_ids, problems)
-        if reranker is None and self.options.default_reranker is None:
-            reranker = embedding  # an embedding model ranks too, by the distance of its vectors
-        return {ModelKind.CHAT: chat, ModelKind.EMBEDDING: embedding, ModelKind.RERANKER: reranker}
-
-    def _choose_default(self, kind: ModelKind, file_ids: list[str], problems: list[str]) -> str | None:
-        for model_id in file_ids:
-            if self._specs[model_id].kind is kind:
-                return model_id
-        configured = self._configured_default(kind)
-        if configured is not None:
-            chosen = self._lookup(configured)
-            if chosen is None:
-                problems.append(f"{_DEFAULT_KEYS[kind]}: there is no model {configured!r}")
-            return chosen
-        fitting = [spec.id for spec in self._specs.values() if spec.kind is kind]
-        return min(fitting, key=lambda model_id: (model_id in DEMO_MODELS, model_id), default=None)
-
-    def _configured_default(self, kind: ModelKind) -> str | None:
-        options = self.options
-        return {
-            ModelKind.CHAT: options.default,
-            ModelKind.EMBEDDING: options.default_embedding,
-            ModelKind.RERANKER: options.default_reranker,
-        }[kind]
-
-    def _lookup(self, name: str) -> str | None:
-        for candidate in (name, name.removesuffix(".gguf")):
-            if candidate in self._specs:
-                return candidate
-            if candidate in self._names:
-                return self._names[candidate]
-        return None
+    def _find(self, name: str | None, kind: ModelKind) -> str | None:
+        return self._defaults[kind] if name is None else self._names.find(name)
 
     def _broken_file(self, name: str | None) -> ModelFileError | None:
         name = (name or "").removesuffix(".gguf")
         reason = self._broken.get(name)
         return ModelFileError(f"Model {name!r} can't be served. {reason}.", param="model") if reason else None
-
-    def _not_found(self, name: str | None, kind: ModelKind) -> ModelNotFoundError:
-        known = list(self._specs)
-        place = self.options.directory / kind.value
-        if not known:
-            message = f"This server has no models yet: put a GGUF file into {place}."
-        elif name is None and kind is not ModelKind.CHAT:
-            message = (
-                f"The request names no model, and there is no default one to {_WORK[kind]}: put a GGUF file into "
-                f"{place}, or set {_DEFAULT_KEYS[kind]}. Known models: {_list_ids(known)}."
-            )
-        elif name is None:
-            message = f"The request names no model, and there is no default one. Known models: {_list_ids(known)}."
-        else:
-            message = f"There is no model {name[:100]!r}. Known models: {_list_ids(known)}."
-        return ModelNotFoundError(message, param="model", detail={"models": known})
-
-
-def _list_ids(known: list[str]) -> str:
-    more = f" and {len(known) - _LISTED_IN_ERRORS} more" if len(known) > _LISTED_IN_ERRORS else ""
-    return ", ".join(known[:_LISTED_IN_ERRORS]) + more
-
-
-def _by_id(models: list[Found], problems: list[str]) -> dict[str, Found]:
-    found: dict[str, Found] = {}
-    for model in models:
-        first = found.setdefault(model.id, model)
-        if first is not model:
-            problems.append(f"{model.path}: {first.path} is already served as {model.id!r}; rename one of the files")
-    return found
-
-
-def _collect_names(specs: Mapping[str, ModelSpec], problems: list[str]) -> dict[str, str]:
-    """Return id by alias; an alias that is taken is a problem, and the first owner keeps it."""
-    names: dict[str, str] = {}
-    for spec in specs.values():
-        for alias in spec.aliases:
-            owner = alias if alias in specs else names.setdefault(alias, spec.id)
-            if owner != spec.id:
-                problems.append(f"alias {alias!r} of {spec.id!r} already names {owner!r}")
-    return names

@@ -4,134 +4,43 @@ from __future__ import annotations
 
 import itertools
 import os
+import stat
 import struct
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from localllm.contract.errors import ModelFileError
 from localllm.models.gguf_bytes import HeaderBytes
+from localllm.models.gguf_checks import alignment_of, check_metadata
+from localllm.models.gguf_header import GgufHeader
 from localllm.models.gguf_types import (
-    FILE_TYPES,
     MAGIC,
-    POOLING_TYPES,
     SCALARS,
     TENSOR_TYPES,
     TYPE_ARRAY,
     TYPE_BOOL,
     TYPE_STRING,
     VERSIONS,
+    Value,
 )
 
 MAX_KEYS = 4096
 MAX_TENSORS = 100_000
 MAX_KEY_BYTES = 64 * 1024
+MAX_KEYS_BYTES = 1024 * 1024
 MAX_ARRAY = 10_000_000
+MAX_STRINGS = 2_000_000  # the largest vocabularies have 262,144 tokens, and as many merges
 MAX_TENSOR_NAME_BYTES = 63  # GGML_MAX_NAME with its closing zero
 MAX_DIMENSIONS = 4
-MAX_ALIGNMENT = 1024 * 1024
 _MAX_ELEMENTS = 2**63 - 1
-_KEPT_TEXT_BYTES = 4096
+_KEPT_TEXT_BYTES = 1024
+_KEPT_LISTS = 64
+_KEPT_LIST_VALUES = 512  # LLAMA_MAX_LAYERS
+_KEPT_TAGS = 32
+_TAGS = "general.tags"
+_CLASSIFIER_TENSORS = frozenset({"cls.weight", "cls.output.weight"})
 _SMALLEST_PAIR_BYTES = 13  # empty key, type, one byte
 _SMALLEST_TENSOR_BYTES = 24  # empty name, no dimensions, type, offset
-_DEFAULT_ALIGNMENT = 32
-
-_BOUNDS = {
-    "block_count": (0, 512),  # LLAMA_MAX_LAYERS; beyond it llama.cpp aborts
-    "embedding_length": (1, 1 << 20),
-    "attention.head_count": (0, 1024),  # 0 in recurrent models
-    "attention.head_count_kv": (0, 1024),
-    "context_length": (1, 2**31 - 1),
-}
-
-Value = bool | int | float | str
-
-
-@dataclass(frozen=True, slots=True)
-class GgufHeader:
-    """What one file says. ``metadata`` has its scalars and the first 4 KB of its strings, ``arrays`` lengths only."""
-
-    version: int
-    metadata: Mapping[str, Value]
-    arrays: Mapping[str, int]
-    n_tensors: int
-    n_params: int
-    size_bytes: int
-    tensor_names: frozenset[str]
-    main_tensor_type: str  # of most parameters
-
-    @property
-    def architecture(self) -> str:
-        """``general.architecture``; "" in the later parts of a split model, whose first part has it."""
-        return str(self.metadata.get("general.architecture", ""))
-
-    @property
-    def role(self) -> str:
-        """``general.type``: "model", or what else the file is ("adapter", "mmproj", "imatrix", …)."""
-        role = self._text("general.type") or "model"
-        return "mmproj" if self.architecture == "clip" else role
-
-    @property
-    def name(self) -> str | None:
-        """The model's own name, if it has one."""
-        return self._text("general.name")
-
-    @property
-    def context_length(self) -> int | None:
-        """Tokens of context that the model was trained for."""
-        return self.integer(f"{self.architecture}.context_length")
-
-    @property
-    def embedding_length(self) -> int | None:
-        """Width of the model."""
-        return self.integer(f"{self.architecture}.embedding_length")
-
-    @property
-    def block_count(self) -> int | None:
-        """Layers of the model."""
-        return self.integer(f"{self.architecture}.block_count")
-
-    @property
-    def vocab_size(self) -> int | None:
-        """Tokens in the vocabulary."""
-        return self.arrays.get("tokenizer.ggml.tokens") or self.integer(f"{self.architecture}.vocab_size")
-
-    @property
-    def quantisation(self) -> str:
-        """The file type's name, or that of the type which most parameters have."""
-        file_type = self.integer("general.file_type")
-        return FILE_TYPES.get(file_type, self.main_tensor_type) if file_type is not None else self.main_tensor_type
-
-    @property
-    def pooling_type(self) -> str | None:
-        """How token vectors become one: "none", "mean", "cls", "last", "rank", or None when nothing is said."""
-        pooling = self.integer(f"{self.architecture}.pooling_type")
-        return POOLING_TYPES.get(pooling) if pooling is not None else None
-
-    @property
-    def is_classifier(self) -> bool:
-        """Whether the file has a classification head, as rerankers do."""
-        return bool({"cls.weight", "cls.output.weight"} & self.tensor_names)
-
-    @property
-    def has_chat_template(self) -> bool:
-        """Whether a chat template is stored in the file."""
-        return bool(self.metadata.get("tokenizer.chat_template"))
-
-    @property
-    def n_parts(self) -> int:
-        """Files that the model was split into; 1 when it was not."""
-        return self.integer("split.count") or 1
-
-    def integer(self, key: str) -> int | None:
-        """Return an integer of the metadata, None when it is absent or of another type."""
-        value = self.metadata.get(key)
-        return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-    def _text(self, key: str) -> str | None:
-        value = self.metadata.get(key)
-        return value if isinstance(value, str) and value else None
 
 
 def read_header(path: str | os.PathLike[str]) -> GgufHeader:
@@ -140,10 +49,13 @@ def read_header(path: str | os.PathLike[str]) -> GgufHeader:
     Every count is compared with the bytes that are left before anything is allocated for it, and every tensor must lie
     inside the file. Raises :class:`ModelFileError` and nothing else; where only the end of the tensors is missing, its
     ``detail`` has ``needs_bytes``, the size of the whole file. Reads a few megabytes at most: some 0.1 s for a
-    vocabulary of 262,144 tokens.
+    vocabulary of 262,144 tokens. What it returns takes some 20 KB, and never more than a few megabytes.
     """
     path = Path(path)
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a named pipe would wait for its writer
+            message = f"{path}: can't be read: it is no regular file"
+            raise ModelFileError(message)
         with path.open("rb") as file:
             return _Reader(HeaderBytes(file, os.fstat(file.fileno()).st_size, path.name)).read()
     except OSError as error:
@@ -157,13 +69,15 @@ class _Reader:
     def __init__(self, data: HeaderBytes) -> None:
         self.data = data
         self.metadata: dict[str, Value] = {}
-        self.arrays: dict[str, int] = {}
+        self.arrays: dict[str, tuple[int, int]] = {}  # value type and length
+        self.lists: dict[str, tuple[Value, ...]] = {}
+        self.keys_bytes = 0
 
     def read(self) -> GgufHeader:
         version, n_tensors, n_keys = self._counts()
         for index in range(n_keys):
             self._pair(index)
-        self._check_metadata()
+        check_metadata(self.metadata, self.lists, self.arrays, self.data.fault)
         names: set[str] = set()
         parameters: Counter[str] = Counter()
         extents: list[tuple[int, int, str]] = []
@@ -178,12 +92,12 @@ class _Reader:
         return GgufHeader(
             version=version,
             metadata=self.metadata,
-            arrays=self.arrays,
+            arrays={key: count for key, (_, count) in self.arrays.items()},
             n_tensors=n_tensors,
-            n_params=parameters.total(),
+            parameters=dict(parameters),
             size_bytes=self.data.size,
-            tensor_names=frozenset(names),
-            main_tensor_type=parameters.most_common(1)[0][0] if parameters else "none",
+            is_classifier=not _CLASSIFIER_TENSORS.isdisjoint(names),
+            lists=self.lists,
         )
 
     def _counts(self) -> tuple[int, int, int]:
@@ -207,54 +121,52 @@ class _Reader:
     def _pair(self, index: int) -> None:
         data = self.data
         raw_key = data.string(f"the name of key {index}", max_bytes=MAX_KEY_BYTES)
+        self.keys_bytes += len(raw_key)
+        if self.keys_bytes > MAX_KEYS_BYTES:
+            raise data.fault(f"the names of its keys have more than {MAX_KEYS_BYTES} bytes; it is corrupt")
         key = raw_key.decode("utf-8", "replace")
         if not key or key in self.metadata or key in self.arrays:
-            raise data.fault(f"key {index} has {'no name' if not key else f'the name {key!r} a second time'}")
-        kind = data.u32(f"the type of {key}")
+            raise data.fault(f"key {index} has {'no name' if not key else f'the name {key!r:.200} a second time'}")
+        kind = data.u32(f"the type of {key:.200}")
         if kind == TYPE_ARRAY:
-            self.arrays[key] = self._skip_array(key)
+            self._array(key)
         elif kind == TYPE_STRING:
-            text = data.string_head(key, max_bytes=_KEPT_TEXT_BYTES)
+            text = data.string_head(f"{key:.200}", max_bytes=_KEPT_TEXT_BYTES)
             self.metadata[key] = text.decode("utf-8", "replace")
         else:
-            value = data.scalar(self._layout(kind, key), key)
+            value = data.scalar(self._layout(kind, key), f"{key:.200}")
             self.metadata[key] = bool(value) if kind == TYPE_BOOL else value
 
-    def _skip_array(self, key: str) -> int:
-        """Step over an array; the vocabulary's arrays are megabytes that nobody here needs."""
+    def _array(self, key: str) -> None:
+        """Step over an array: the vocabulary's are megabytes that nobody here needs. Short ones of numbers are kept."""
         data = self.data
-        kind, count = data.u32(f"the type of {key}"), data.u64(f"the length of {key}")
-        if count > MAX_ARRAY:
-            raise data.fault(f"{key} announces {count} values, more than {MAX_ARRAY}; the file is corrupt")
+        kind, count = data.u32(f"the type of {key:.200}"), data.u64(f"the length of {key:.200}")
+        most = MAX_STRINGS if kind == TYPE_STRING else MAX_ARRAY
+        if count > most:
+            raise data.fault(f"{key:.200} announces {count} values, more than {most}; the file is corrupt")
+        self.arrays[key] = kind, count
         if kind == TYPE_STRING:
-            data.skip_strings(count, key)
+            kept = min(count, _KEPT_TAGS) if key == _TAGS else 0
+            if kept:
+                self.lists[key] = tuple(self._tag() for _ in range(kept))
+            data.skip_strings(count - kept, f"{key:.200}")
+            return
+        layout = self._layout(kind, key)
+        n_bytes = count * layout.size
+        if count <= _KEPT_LIST_VALUES and len(self.lists) < _KEPT_LISTS and not key.startswith("tokenizer."):
+            numbers = (number for (number,) in layout.iter_unpack(data.take(n_bytes, f"{key:.200}")))
+            self.lists[key] = tuple(bool(number) if kind == TYPE_BOOL else number for number in numbers)
         else:
-            data.skip(count * self._layout(kind, key).size, key)
-        return count
+            data.skip(n_bytes, f"{key:.200}")
+
+    def _tag(self) -> str:
+        return self.data.string_head(_TAGS, max_bytes=_KEPT_TEXT_BYTES).decode("utf-8", "replace")
 
     def _layout(self, kind: int, key: str) -> struct.Struct:
         layout = SCALARS.get(kind)
         if layout is None:
-            raise self.data.fault(f"{key} has the unknown value type {kind}; the file is corrupt")
+            raise self.data.fault(f"{key:.200} has the unknown value type {kind}; the file is corrupt")
         return layout
-
-    def _check_metadata(self) -> None:
-        architecture = self.metadata.get("general.architecture")
-        is_later_part = self.metadata.get("split.no", 0) not in (0, False)
-        if not (isinstance(architecture, str) and architecture) and not is_later_part:
-            raise self.data.fault("it names no architecture (general.architecture)")
-        for key, (least, most) in _BOUNDS.items():
-            value = self.metadata.get(f"{architecture}.{key}", least)
-            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-                raise self.data.fault(
-                    f"{architecture}.{key} is {value!r:.80}, but lies between {least} and {most}; the file is corrupt"
-                )
-
-    def _alignment(self) -> int:
-        value = self.metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
-        if not isinstance(value, int) or not 0 < value <= MAX_ALIGNMENT or value & (value - 1):
-            raise self.data.fault(f"general.alignment is {value!r:.80}, not a power of two up to {MAX_ALIGNMENT}")
-        return value
 
     def _tensor(self, index: int) -> tuple[str, str, int, int, int]:
         """Return name, type, number of elements, offset in the data, size in bytes."""
@@ -280,7 +192,7 @@ class _Reader:
 
     def _check_extents(self, extents: list[tuple[int, int, str]]) -> None:
         """Refuse tensors that reach beyond the file, into each other, or are misplaced."""
-        alignment = self._alignment()
+        alignment = alignment_of(self.metadata, self.data.fault)
         start = -(-self.data.position // alignment) * alignment
         extents.sort()
         for offset, n_bytes, name in extents:

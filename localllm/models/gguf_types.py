@@ -11,6 +11,9 @@ VERSIONS = (2, 3)
 
 TYPE_BOOL, TYPE_STRING, TYPE_ARRAY = 7, 8, 9
 
+Value = bool | int | float | str
+"""What a single value of the metadata is in Python."""
+
 SCALARS: Mapping[int, struct.Struct] = {
     0: struct.Struct("<B"),
     1: struct.Struct("<b"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from localllm.openai.answers import response_chunks, whole_response
 from localllm.openai.best_of import best_answers
 from localllm.openai.chat import ChatCompletionRequest, parse_chat
-from localllm.openai.chat_shape import ChatShape
+from localllm.openai.chat_shape import ChatShape, ReasoningField
 from localllm.openai.completion_shape import CompletionShape
 from localllm.openai.completions import CompletionRequest, parse_completion
 from localllm.openai.embeddings import EmbeddingRequest, embedding_pieces, parse_embedding
@@ -20,6 +20,7 @@ __all__ = [
     "CompletionRequest",
     "CompletionShape",
     "EmbeddingRequest",
+    "ReasoningField",
     "Reply",
     "RerankCall",
     "RerankRequest",

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from localllm.contract.errors import ProtocolError
 from localllm.contract.generation import (
+    CallDelta,
     ChoiceFinished,
     Chunk,
     Finished,
@@ -25,13 +26,42 @@ Events = AsyncGenerator[GenerateEvent, None]
 
 
 @dataclass(slots=True)
+class Call:
+    """One tool call as far as it is written."""
+
+    name: str
+    arguments: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class Answer:
-    """One choice as far as it is written. ``stop`` is the stop string that ended it, if one did."""
+    """One choice as far as it is written. ``stop`` is the stop string that ended it, if one did.
+
+    ``logprobs`` are those of the text.
+    """
 
     text: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     reason: FinishReason | None = None
     stop: str | None = None
+
+    def add(self, event: Chunk | CallDelta | ChoiceFinished) -> None:
+        """Go on with one piece."""
+        match event:
+            case Chunk(region="reasoning"):
+                self.reasoning.append(event.text)
+            case Chunk():
+                self.text.append(event.text)
+                self.logprobs.extend(event.logprobs)
+            case CallDelta():
+                if event.name is not None:
+                    self.calls.append(Call(event.name))
+                self.calls[event.index].arguments.append(event.arguments)
+            case ChoiceFinished():
+                self.reason = event.reason
+                self.stop = event.stop
 
     @property
     def ended_by_model(self) -> bool:
@@ -58,12 +88,16 @@ class Shape(Protocol):
         """Return the choice that a stream begins with, if this endpoint has one."""
         ...
 
-    def delta(self, chunk: Chunk) -> dict[str, Any]:
-        """Return the choice that carries a piece of text."""
+    def delta(self, chunk: Chunk) -> Sequence[dict[str, Any]]:
+        """Return the choices that carry a piece of text: one, or none for a thought that is not shown."""
         ...
 
-    def finish(self, event: ChoiceFinished) -> dict[str, Any]:
-        """Return the choice that ends an answer."""
+    def call(self, delta: CallDelta) -> Sequence[dict[str, Any]]:
+        """Return the choices that carry a piece of a tool call."""
+        ...
+
+    def finish(self, event: ChoiceFinished) -> Sequence[dict[str, Any]]:
+        """Return the choices that end an answer; the last of them says why."""
         ...
 
     def chunk(self, choices: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -91,12 +125,8 @@ async def whole_response(
                     warnings = event.warnings
                 case PromptLogprobs():
                     shape.prompt(event)
-                case Chunk():
-                    answers[event.choice].text.append(event.text)
-                    answers[event.choice].logprobs.extend(event.logprobs)
-                case ChoiceFinished():
-                    answers[event.choice].reason = event.reason
-                    answers[event.choice].stop = event.stop
+                case Chunk() | CallDelta() | ChoiceFinished():
+                    answers[event.choice].add(event)
                 case Finished():
                     if select is not None:
                         answers = select(answers)
@@ -121,8 +151,8 @@ async def response_chunks(
     """Yield the chunks of a stream; closing it closes ``events``.
 
     The last finish chunk waits for :class:`Finished`, because ``timings`` stand on the stream's last chunk. With
-    ``timings_per_token`` every piece of text carries how many tokens were written in how many milliseconds so far. The
-    first chunk carries the generation's ``warnings``, if it has any.
+    ``timings_per_token`` every piece of text, thought or call carries how many tokens were written in how many
+    milliseconds so far. The first chunk carries the generation's ``warnings``, if it has any.
     """
     pace = _Pace(clock) if timings_per_token else None
     still_open = n_choices
@@ -137,31 +167,29 @@ async def response_chunks(
 
     async with aclosing(events):
         async for event in events:
-            match event:
-                case Started() | PromptLogprobs():
-                    if isinstance(event, Started):
-                        unsent |= _noted(event.warnings)
-                    for choice in _before_text(shape, event, n_choices):
-                        yield sent(shape.chunk([choice]))
-                case Chunk() if event.text or event.logprobs:
-                    chunk = shape.chunk([shape.delta(event)])
-                    yield sent(chunk if pace is None else chunk | pace.after(event))
-                case ChoiceFinished():
-                    still_open -= 1
-                    finish = shape.chunk([shape.finish(event)])
-                    if still_open:
-                        yield sent(finish)
-                    else:
-                        last = finish
-                case Finished() if last is not None:
-                    timings = {"timings": timings_fields(event.usage, event.timings)}
-                    if include_usage:
-                        yield sent(last)
-                        yield shape.chunk([]) | {"usage": usage_fields(event.usage)} | timings
-                    else:
-                        yield sent(last | timings)
-                    return
-    raise cut_short()
+            if isinstance(event, Finished):
+                break
+            if isinstance(event, Started):
+                unsent |= _noted(event.warnings)
+            chunks = [shape.chunk([choice]) for choice in _choices(shape, event, n_choices)]
+            if pace is not None and isinstance(event, Chunk | CallDelta):
+                pace.mark(event, chunks)
+            if isinstance(event, ChoiceFinished):
+                still_open -= 1
+                if not still_open:
+                    last = chunks.pop()
+            for chunk in chunks:
+                yield sent(chunk)
+        else:
+            raise cut_short()
+        if last is None:
+            raise cut_short()
+        timings = {"timings": timings_fields(event.usage, event.timings)}
+        if include_usage:
+            yield sent(last)
+            yield shape.chunk([]) | {"usage": usage_fields(event.usage)} | timings
+        else:
+            yield sent(last | timings)
 
 
 class _Pace:
@@ -172,24 +200,37 @@ class _Pace:
         self._first_at: float | None = None
         self._n_tokens = 0
 
-    def after(self, chunk: Chunk) -> dict[str, Any]:
+    def mark(self, piece: Chunk | CallDelta, chunks: Sequence[dict[str, Any]]) -> None:
+        """Count a piece, whether it is shown or not, and note on its chunks how far the answer is."""
+        self._n_tokens += piece.tokens
+        if self._first_at is not None and not chunks:
+            return
         now = self._clock()
         if self._first_at is None:
             self._first_at = now
-        self._n_tokens += chunk.tokens
-        return {"timings": predicted_fields(self._n_tokens, 1000.0 * (now - self._first_at))}
+        for chunk in chunks:
+            chunk["timings"] = predicted_fields(self._n_tokens, 1000.0 * (now - self._first_at))
 
 
 def _noted(warnings: Sequence[str]) -> dict[str, Any]:
     return {"warnings": list(warnings)} if warnings else {}
 
 
-def _before_text(shape: Shape, event: Started | PromptLogprobs, n_choices: int) -> Sequence[dict[str, Any]]:
-    """Return the choices of a stream that come before any text of the model's."""
-    if isinstance(event, PromptLogprobs):
-        return shape.prompt(event)
-    openings = [shape.opening(index) for index in range(n_choices)]
-    return [choice for choice in openings if choice is not None]
+def _choices(shape: Shape, event: GenerateEvent, n_choices: int) -> Sequence[dict[str, Any]]:
+    """Return the choices of a stream that tell of one event."""
+    match event:
+        case Started():
+            openings = [shape.opening(index) for index in range(n_choices)]
+            return [choice for choice in openings if choice is not None]
+        case PromptLogprobs():
+            return shape.prompt(event)
+        case Chunk() if event.text or event.logprobs:
+            return shape.delta(event)
+        case CallDelta():
+            return shape.call(event)
+        case ChoiceFinished():
+            return shape.finish(event)
+    return ()
 
 
 def cut_short() -> ProtocolError:

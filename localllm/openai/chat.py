@@ -11,15 +11,15 @@ from localllm.contract.errors import InvalidRequestError, UnsupportedFeatureErro
 from localllm.contract.generation import ChatPrompt, GenerateRequest
 from localllm.openai.messages import Messages, to_plain_messages
 from localllm.openai.sampling import MAX_LOGPROBS, GenerationFields, TokenLimit
+from localllm.openai.thinking import ThinkingFields
+from localllm.openai.tools import CallForm, ToolFields
 from localllm.openai.unsupported import CHAT_REFUSALS, refuse_unsupported
 from localllm.openai.wire_model import validate
 
-RESERVED_TEMPLATE_KWARGS: Final = frozenset(
-    {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "tokenize", "chat_template"}
-)
+INSTRUCTION_ROLES: Final = ("system", "developer")
 
 
-class ChatCompletionRequest(GenerationFields):
+class ChatCompletionRequest(GenerationFields, ToolFields, ThinkingFields):
     """A checked chat request; :func:`parse_chat` makes it.
 
     ``continue_final_message`` goes on with the last message, an unfinished one of the assistant's, instead of beginning
@@ -30,24 +30,21 @@ class ChatCompletionRequest(GenerationFields):
     max_completion_tokens: TokenLimit | None = None
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=MAX_LOGPROBS)
-    reasoning_effort: str | None = Field(None, max_length=64)
-    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     continue_final_message: bool = False
     add_generation_prompt: bool | None = None
 
-    def generate_request(self) -> GenerateRequest:
-        """Return what the engine is asked. Raises ``InvalidRequestError`` for fields that don't go together."""
+    def generate_request(self, system_prompt: str | None = None) -> GenerateRequest:
+        """Return what the engine is asked. Raises ``InvalidRequestError`` for fields that don't go together.
+
+        ``system_prompt`` goes before messages among which there are no instructions (of role system or developer).
+        """
         self.check_combinations()
         if self.top_logprobs and not self.logprobs:
             raise InvalidRequestError("top_logprobs needs logprobs: set logprobs to true.", param="top_logprobs")
         self._check_prompt_end()
         newer = self.max_completion_tokens is not None
         return GenerateRequest(
-            prompt=ChatPrompt(
-                to_plain_messages(self.messages),
-                self._template_kwargs(),
-                continue_final_message=self.continue_final_message,
-            ),
+            prompt=self._prompt(system_prompt),
             sampling=self.sampling_params(
                 max_tokens=self.max_completion_tokens if newer else self.max_tokens,
                 max_tokens_name="max_completion_tokens" if newer else "max_tokens",
@@ -55,6 +52,28 @@ class ChatCompletionRequest(GenerationFields):
             ),
             cache_prompt=self.cache_prompt,
             prompt_logprobs=self.prompt_logprobs,
+            adapters=self.lora,
+        )
+
+    @property
+    def call_form(self) -> CallForm:
+        """How the answer words calls. Raises as :meth:`generate_request` does."""
+        return self.offer().form
+
+    def _prompt(self, system_prompt: str | None) -> ChatPrompt:
+        offer = self.offer()
+        messages = to_plain_messages(self.messages)
+        if system_prompt and not any(message["role"] in INSTRUCTION_ROLES for message in messages):
+            messages = ({"role": "system", "content": system_prompt}, *messages)
+        return ChatPrompt(
+            messages,
+            self.template_kwargs(),
+            tools=offer.tools,
+            tool_choice=offer.choice.mode,
+            tool_name=offer.choice.name,
+            parallel_tool_calls=offer.parallel,
+            continue_final_message=self.continue_final_message,
+            thought_budget=self.thought_budget,
         )
 
     def _check_prompt_end(self) -> None:
@@ -68,21 +87,14 @@ class ChatCompletionRequest(GenerationFields):
             return
         if self.add_generation_prompt:
             message = "continue_final_message and add_generation_prompt can't both be true: leave one of them out."
-        elif self.messages[-1].role != "assistant" or not self.messages[-1].content:
-            message = "continue_final_message needs a last message of role assistant with some content to go on from."
+        elif not self.messages[-1].can_be_continued:
+            message = (
+                "continue_final_message needs a last message of role assistant with some content, and no calls behind "
+                "it, to go on from."
+            )
         else:
             return
         raise InvalidRequestError(message, param="continue_final_message")
-
-    def _template_kwargs(self) -> dict[str, Any]:
-        reserved = sorted(RESERVED_TEMPLATE_KWARGS.intersection(self.chat_template_kwargs))
-        if reserved:
-            raise InvalidRequestError(
-                f"chat_template_kwargs can't set {', '.join(reserved)}: the server fills that in itself.",
-                param="chat_template_kwargs",
-            )
-        effort = {} if self.reasoning_effort is None else {"reasoning_effort": self.reasoning_effort}
-        return effort | self.chat_template_kwargs
 
 
 def parse_chat(body: Mapping[str, Any]) -> ChatCompletionRequest:

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from localllm.contract.generation import ChoiceFinished, Chunk, FinishReason, InfillPrompt, PromptLogprobs, TokenLogprob
+from localllm.contract.generation import (
+    CallDelta,
+    ChoiceFinished,
+    Chunk,
+    FinishReason,
+    InfillPrompt,
+    PromptLogprobs,
+    TokenLogprob,
+)
 from localllm.openai.answers import Answer
 from localllm.openai.completions import CompletionRequest
 from localllm.openai.echo import Echo, LegacyLogprobs
@@ -70,17 +78,21 @@ class CompletionShape:
         echo = self._echo(index)
         return None if echo is None or not echo.opening else _choice(index, echo.opening, None)
 
-    def delta(self, chunk: Chunk) -> dict[str, Any]:
+    def delta(self, chunk: Chunk) -> list[dict[str, Any]]:
         """Return a choice with a piece of text."""
         rest = self._begin(chunk.choice)
         logprobs = self._logprobs(chunk.choice, chunk.logprobs) if chunk.logprobs else None
-        return _choice(chunk.choice, rest + chunk.text, None, logprobs)
+        return [_choice(chunk.choice, rest + chunk.text, None, logprobs)]
 
-    def finish(self, event: ChoiceFinished) -> dict[str, Any]:
+    def call(self, delta: CallDelta) -> list[dict[str, Any]]:
+        """Return nothing: where no function is offered, what looks like a call is text."""
+        return []
+
+    def finish(self, event: ChoiceFinished) -> list[dict[str, Any]]:
         """Return the choice that only says why the answer ended."""
         rest = self._begin(event.choice)
         ending = self._ending(event.choice, ended_by_model=event.reason == "stop" and event.stop is None)
-        return _choice(event.choice, rest, event.reason, ending)
+        return [_choice(event.choice, rest, event.reason, ending)]
 
     def chunk(self, choices: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Return one chunk of a stream, which has the same form as a whole response."""

@@ -75,6 +75,7 @@ class CompletionRequest(GenerationFields):
                 sampling,
                 cache_prompt=self.cache_prompt,
                 prompt_logprobs=self._wanted_of_prompt(prompt, limit),
+                adapters=self.lora,
             )
             for prompt in prompts
         )

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, AliasChoices, Discriminator, Field, PlainVa
 
 from localllm.contract.errors import InvalidRequestError
 from localllm.contract.generation import SamplingParams
+from localllm.openai.adapters import AdapterFields
 from localllm.openai.biases import Biases, parse_logit_bias
 from localllm.openai.samplers import SamplerFields
 from localllm.openai.structured import StructuredFields
@@ -48,7 +49,7 @@ class StreamOptions(WireModel):
     include_usage: bool | None = None
 
 
-class GenerationFields(SamplerFields, StructuredFields):
+class GenerationFields(SamplerFields, StructuredFields, AdapterFields):
     """Every field that chat and completions have in common. Absent and null are the same.
 
     ``seed`` may be any 64-bit integer and counts modulo 2**32; -1 draws a new one, as for llama-server.

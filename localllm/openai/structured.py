@@ -11,7 +11,7 @@ from pydantic import PlainValidator
 
 from localllm.contract.errors import InvalidRequestError
 from localllm.contract.generation import Constraint
-from localllm.openai.wire_model import FieldError, UnsupportedValueError, WireModel, describe
+from localllm.openai.wire_model import FieldError, UnsupportedValueError, WireModel, check_text, describe
 
 MAX_SCHEMA_BYTES: Final = 128 * 1024
 MAX_SCHEMA_DEPTH: Final = 64  # as the edge decoder's, which does not see into schemas that are sent as strings
@@ -35,7 +35,7 @@ def read_response_format(value: object) -> Constraint | None:
         case "json_schema":
             return _read_json_schema_format(form.get("json_schema"))
         case "structural_tag":
-            return Constraint("structural_tag", _to_json(form, ""))
+            return Constraint("structural_tag", to_json(form, ""))
         case other:
             known = '"text", "json_object", "json_schema" or "structural_tag"'
             raise FieldError(f"must be {known}, not {describe(other)}", at=".type")
@@ -53,7 +53,7 @@ def _read_json_schema_format(value: object) -> Constraint:
         raise FieldError(f"must be true or false, not {describe(strict)}", at=f"{at}.strict")
     if schema is None:
         raise FieldError("is required", at=f"{at}.schema")
-    return Constraint("json_schema", _to_json(_read_object(schema, f"{at}.schema"), f"{at}.schema"), bool(strict))
+    return Constraint("json_schema", to_json(_read_object(schema, f"{at}.schema"), f"{at}.schema"), bool(strict))
 
 
 def read_structured_outputs(value: object) -> Constraint:
@@ -72,13 +72,13 @@ def read_structured_outputs(value: object) -> Constraint:
 
 def read_schema(value: object, at: str = "") -> Constraint:
     """Return the constraint of a JSON schema: an object, or the JSON text of one."""
-    return Constraint("json_schema", _to_json(_read_object_or_text(value, at), at))
+    return Constraint("json_schema", to_json(_read_object_or_text(value, at), at))
 
 
 def _read_lenient_schema(value: object, at: str = "") -> Constraint:
     """Read a schema as llama-server does, which leaves out what it doesn't know and takes {} for "any object"."""
     schema = _read_object_or_text(value, at)
-    return Constraint("json_schema", _to_json(schema, at), strict=False) if schema else Constraint("json_object")
+    return Constraint("json_schema", to_json(schema, at), strict=False) if schema else Constraint("json_object")
 
 
 def _read_regex(value: object, at: str = "") -> Constraint:
@@ -92,7 +92,7 @@ def _read_choice(value: object, at: str = "") -> Constraint:
         if not isinstance(text, str) or not 1 <= len(text) <= MAX_LISTED_CHARS:
             message = f"must be a string of 1 to {MAX_LISTED_CHARS} characters, not {describe(text)}"
             raise FieldError(message, at=f"{at}[{index}]")
-    return Constraint("choice", _to_json(list(dict.fromkeys(value)), at))
+    return Constraint("choice", to_json(list(dict.fromkeys(value)), at))
 
 
 def _read_any_grammar(value: object, at: str = "") -> Constraint:
@@ -106,7 +106,7 @@ def _read_gbnf(value: object) -> Constraint | None:
 
 
 def _read_structural_tag(value: object, at: str = "") -> Constraint:
-    return Constraint("structural_tag", _to_json(_read_object_or_text(value, at), at))
+    return Constraint("structural_tag", to_json(_read_object_or_text(value, at), at))
 
 
 def _read_json_object(value: object, at: str = "") -> Constraint:
@@ -145,17 +145,14 @@ def _read_object_or_text(value: object, at: str) -> dict[str, Any]:
 def _read_text(value: object, at: str, max_bytes: int) -> str:
     if not isinstance(value, str) or not value:
         raise FieldError(f"must be a string that is not empty, not {describe(value)}", at=at)
-    try:
-        n_bytes = len(value.encode())
-    except UnicodeEncodeError:
-        raise FieldError(f"must be valid Unicode text, not {describe(value)}", at=at) from None
+    n_bytes = len(check_text(value, at).encode())
     if n_bytes > max_bytes:
         raise FieldError(f"must have at most {max_bytes} bytes, not {n_bytes}", at=at)
     return value
 
 
-def _to_json(value: object, at: str) -> str:
-    """Return the value's JSON text, in the order of its keys, which is the order that answers keep."""
+def to_json(value: object, at: str) -> str:
+    """Return a schema's JSON text, in the order of its keys, which is the order that answers keep."""
     if _is_deeper_than(value, MAX_SCHEMA_DEPTH):
         raise FieldError(f"must be nested at most {MAX_SCHEMA_DEPTH} levels deep", at=at)
     try:

@@ -38,7 +38,6 @@ def at_most(bound: float) -> IsNeutral:
 
 
 _EMPTY: Final = one_of()
-_TOOLS: Final = "this server can't call tools"
 _STRUCTURE: Final = "put it into structured_outputs"
 _SAMPLER: Final = "this server doesn't have that sampler"
 
@@ -62,20 +61,18 @@ COMMON_REFUSALS: Final[Mapping[str, Refusal]] = {
     "cache_salt": Refusal(
         _EMPTY, "cached prompts are kept apart by API key; cache_prompt false keeps one out of the cache"
     ),
-    "lora": Refusal(_EMPTY, "this server can't change a model's adapters by request"),
     **dict.fromkeys(("images", "image_data", "multimodal_data"), Refusal(_EMPTY, "this server reads text only")),
 }
 """Fields of both generation endpoints. Parameters of a sampler that is off (``dynatemp_exponent``, …) change nothing
 and are ignored."""
 
 CHAT_REFUSALS: Final[Mapping[str, Refusal]] = {
-    **dict.fromkeys(("tools", "functions"), Refusal(_EMPTY, _TOOLS)),
-    **dict.fromkeys(("tool_choice", "function_call"), Refusal(one_of("none", "auto"), _TOOLS)),
     **COMMON_REFUSALS,
     "modalities": Refusal(one_of(["text"]), "answers are text only"),
     "audio": Refusal(_EMPTY, "answers are text only"),
     "prediction": Refusal(_EMPTY, "predicted outputs are not used"),
     "web_search_options": Refusal(lambda value: value is False, "this server can't search the web"),
+    "reasoning_format": Refusal(one_of("auto", "deepseek"), "thoughts are always told apart from the answer"),
     "documents": Refusal(_EMPTY, "put the documents into a message"),
     "chat_template": Refusal(_EMPTY, "the model's own template is used"),
     "echo": Refusal(_EMPTY, "answers are new text only"),

@@ -47,6 +47,10 @@ class FieldError(ValueError):
         super().__init__(requirement)
         self.at = at
 
+    def within(self, place: str) -> FieldError:
+        """Return the same error for a value that stands at ``place`` of a field: paths cost time, errors are rare."""
+        return type(self)(str(self), at=place + self.at)
+
 
 class UnsupportedValueError(FieldError):
     """A value that is fine in itself, but asks for what is not there; a whole sentence."""
@@ -64,6 +68,21 @@ def describe(value: object) -> str:
         return "an object"
     # Python refuses to print integers of thousands of digits, which other decoders than ours let through.
     return "a huge number" if isinstance(value, int) and abs(value) >= 2**64 else json.dumps(value)
+
+
+def check_text(value: str, at: str = "") -> str:
+    """Return the text, which pydantic did not look at. Raises :class:`FieldError` for half of a surrogate pair."""
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise FieldError(f"must be valid Unicode text, not {describe(value)}", at=at) from None
+    return value
+
+
+def says_nothing(value: object) -> bool:
+    """Return whether a value is one of those that clients write where there is nothing to say."""
+    return value is None or value is False or value in ("", [], {})
 
 
 def _as_request_error(error: ValidationError) -> InvalidRequestError | UnsupportedFeatureError:

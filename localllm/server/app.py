@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, NoReturn
 
@@ -16,7 +16,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from localllm.config.schema import Config
+from localllm.models.pulls import Pulls
 from localllm.plugin_discovery import PluginError
+from localllm.server.admin_routes import admin_routes
 from localllm.server.core_routes import core_routes
 from localllm.server.disconnect import end_task
 from localllm.server.drain import Drain
@@ -32,7 +34,10 @@ from localllm.server.middleware.request_guard import RequestGuard
 from localllm.server.middleware.request_id import RequestId
 from localllm.server.middleware.send_deadline import SendDeadline
 from localllm.server.model_host import ModelHost
+from localllm.server.model_routes import model_routes
+from localllm.server.pull_routes import pull_routes
 from localllm.server.record import request_record
+from localllm.server.reload import Outcome
 from localllm.server.routes import RouteEntry, RouteTable
 
 if TYPE_CHECKING:
@@ -46,15 +51,25 @@ def build_app(
     *,
     drain: Drain | None = None,
     clock: Callable[[], float] = time.monotonic,
+    reload: Callable[[], Awaitable[Outcome]] | None = None,
+    pulls: Pulls | None = None,
 ) -> Starlette:
     """Return the whole server as one ASGI app.
 
     ``plugins`` have registered and are bound to ``host``. The app's lifespan enters the plugins' life cycles and keeps
-    the host's background work running; at its end all workers are gone. ``drain`` is what a shutdown acts on.
+    the host's background work running; at its end all workers are gone. ``drain`` is what a shutdown acts on, and
+    ``reload`` what ``POST /v1/admin/reload`` does, ``pulls`` what fetches models; without them there are no such
+    routes.
     Raises ``PluginError`` when a plugin's route has the name or the path of one of the core's.
     """
     drain = drain or Drain()
-    routes = RouteTable(_entries(core_routes(host, plugins.backends, drain), plugins))
+    core = [
+        *(pull_routes(config, host, pulls) if pulls else []),
+        *model_routes(host),
+        *core_routes(host, plugins.backends, drain),
+    ]
+    core += admin_routes(reload) if reload else []
+    routes = RouteTable(_entries(core, plugins))
     app = Starlette(
         routes=[entry.route for entry in routes.entries],
         middleware=_middleware(config, plugins, routes, drain, clock),

@@ -9,6 +9,7 @@ from starlette.requests import Request
 
 from localllm.contract.model import Mode
 from localllm.contract.texts import TextRequest, TextResult
+from localllm.server.model_options import model_options
 from localllm.server.record import request_record
 
 if TYPE_CHECKING:
@@ -34,5 +35,8 @@ async def convert_texts(request: Request, context: PluginContext, model: str | N
     with record.noting_failure():
         spec = context.models.resolve(model, Mode.GENERATE)
         record.model = spec.id
-        async with context.models.acquire(spec.id, Mode.GENERATE) as client:
+        options = model_options(request)
+        async with context.models.acquire(
+            spec.id, Mode.GENERATE, autoload=options.autoload, ttl_seconds=options.ttl_seconds
+        ) as client:
             return Conversion(spec.id, client.info.context_length, await client.convert(asked))

@@ -1,4 +1,4 @@
-"""The endpoints that are there without any plugin: models, health, readiness, versions."""
+"""The endpoints about the server itself: health, readiness, versions."""
 
 from __future__ import annotations
 
@@ -18,24 +18,17 @@ from starlette.routing import Route
 from localllm.contract.backend import BackendSpec
 from localllm.contract.errors import UnavailableError
 from localllm.server.drain import Drain
-from localllm.server.model_host import ModelHost, find_spec, health_body, model_object, states_by_id
+from localllm.server.model_host import ModelHost, health_body
 from localllm.server.record import request_record
 from localllm.server.routes import RouteEntry
+
+LOADING_RETRY_SECONDS = 5
 
 _logger = logging.getLogger("localllm.server")
 
 
 def core_routes(host: ModelHost, backends: Mapping[str, BackendSpec], drain: Drain) -> list[RouteEntry]:
     """Return the core's own routes. ``public`` ones need no key, and tell those without one nothing about models."""
-
-    async def list_models(request: Request) -> Response:
-        states = states_by_id(host)
-        data = [model_object(spec, states.get(spec.id)) for spec in host.list_specs()]
-        return json_response({"object": "list", "data": data})
-
-    async def get_model(request: Request) -> Response:
-        spec = find_spec(host, request.path_params["id"])
-        return json_response(model_object(spec, states_by_id(host).get(spec.id)))
 
     async def health(request: Request) -> Response:
         known = request_record(request.scope).authenticated
@@ -45,6 +38,9 @@ def core_routes(host: ModelHost, backends: Mapping[str, BackendSpec], drain: Dra
         if drain.draining:
             message = "The server is shutting down."
             raise UnavailableError(message, retry_after_seconds=drain.retry_after_seconds)
+        if host.preloading:
+            message = f"The server is loading {', '.join(host.preloading)} (models.preload)."
+            raise UnavailableError(message, retry_after_seconds=LOADING_RETRY_SECONDS)
         return json_response({"status": "ready"})
 
     versions = _versions(list(backends.values()))
@@ -53,15 +49,13 @@ def core_routes(host: ModelHost, backends: Mapping[str, BackendSpec], drain: Dra
         return json_response(await asyncio.to_thread(versions))
 
     return [
-        RouteEntry(Route("/v1/models", list_models), "models"),
-        RouteEntry(Route("/v1/models/{id:path}", get_model), "model"),
         RouteEntry(Route("/health", health), "health", public=True, probe=True),
         RouteEntry(Route("/ready", ready), "ready", public=True, probe=True),
         RouteEntry(Route("/version", show_version), "version"),
     ]
 
 
-def json_response(body: Mapping[str, Any]) -> Response:
+def json_response(body: Mapping[str, Any] | Sequence[Any]) -> Response:
     """Return ``body`` as JSON with status 200."""
     return Response(orjson.dumps(body), media_type="application/json")
 

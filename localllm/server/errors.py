@@ -10,7 +10,13 @@ import orjson
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from localllm.contract.errors import InvalidRequestError, LocalLLMError
+from localllm.contract.errors import (
+    InvalidRequestError,
+    LocalLLMError,
+    ModelBusyError,
+    ModelMisconfiguredError,
+    ModelNotLoadedError,
+)
 
 
 class UnsupportedMediaTypeError(InvalidRequestError):
@@ -77,6 +83,18 @@ class OriginNotAllowedError(LocalLLMError):
     code = "origin_not_allowed"
 
 
+class OperationNotAllowedError(LocalLLMError):
+    """The configuration does not let clients do this."""
+
+    code = "operation_not_allowed"
+
+
+class PullNotFoundError(LocalLLMError):
+    """No pull has this id, or it ended so long ago that it was forgotten."""
+
+    code = "pull_not_found"
+
+
 class RouteNotFoundError(LocalLLMError):
     """No endpoint has this path."""
 
@@ -108,11 +126,19 @@ ERROR_KINDS: Mapping[str, ErrorKind] = {
     "context_length_exceeded": ErrorKind(400, _CALLER),
     "model_unsupported": ErrorKind(400, _CALLER),
     "model_not_found": ErrorKind(404, _CALLER),
+    "model_too_large": ErrorKind(400, _CALLER),
+    "model_not_loaded": ErrorKind(409, _CALLER),
+    "model_busy": ErrorKind(409, _CALLER),
     "model_file_invalid": ErrorKind(422, _CALLER),
+    "invalid_configuration": ErrorKind(422, _CALLER),
     "malformed_request": ErrorKind(400, _CALLER, close=True),
     "invalid_api_key": ErrorKind(401, "authentication_error"),
     "host_not_allowed": ErrorKind(403, "permission_error"),
     "origin_not_allowed": ErrorKind(403, "permission_error"),
+    "operation_not_allowed": ErrorKind(403, "permission_error"),
+    "address_refused": ErrorKind(403, "permission_error"),
+    "pull_not_found": ErrorKind(404, _CALLER),
+    "pull_cancelled": ErrorKind(409, _CALLER),
     "not_found": ErrorKind(404, _CALLER),
     "method_not_allowed": ErrorKind(405, _CALLER),
     "body_timeout": ErrorKind(408, _CALLER, close=True),
@@ -123,14 +149,22 @@ ERROR_KINDS: Mapping[str, ErrorKind] = {
     "headers_too_large": ErrorKind(431, _CALLER, close=True),
     # These are ours; clients try again by themselves.
     "internal_error": ErrorKind(500, _SERVER),
+    "model_misconfigured": ErrorKind(500, _SERVER),
     "worker_crashed": ErrorKind(502, _SERVER),
     "protocol_error": ErrorKind(502, _SERVER),
+    "pull_failed": ErrorKind(502, _SERVER),
     "model_load_failed": ErrorKind(503, _SERVER),
     "overloaded": ErrorKind(503, _SERVER),
     "service_unavailable": ErrorKind(503, _SERVER),
     "deadline_exceeded": ErrorKind(504, _SERVER),
+    "insufficient_storage": ErrorKind(507, _SERVER),
 }
 """Every code that an answer can carry. ``docs/errors.md`` explains each; a test compares the two."""
+
+_NOT_TO_REPEAT = frozenset(
+    {DeadlineExceededError.code, ModelNotLoadedError.code, ModelBusyError.code, ModelMisconfiguredError.code}
+)
+"""openai-python repeats 409 and 5xx by itself; this deadline took an hour, and the others are somebody's to mend."""
 
 _BY_STATUS: Mapping[int, type[LocalLLMError]] = {404: RouteNotFoundError, 405: MethodNotAllowedError}
 
@@ -197,8 +231,8 @@ def _headers(error: LocalLLMError, kind: ErrorKind) -> dict[str, str]:
         headers["retry-after"] = str(error.detail["retry_after_seconds"])
     if error.code == InvalidApiKeyError.code:
         headers["www-authenticate"] = "Bearer"
-    if error.code == DeadlineExceededError.code:
-        headers["x-should-retry"] = "false"  # openai-python repeats a 5xx by itself, and this one took an hour
+    if error.code in _NOT_TO_REPEAT:
+        headers["x-should-retry"] = "false"
     return headers
 
 

@@ -12,6 +12,7 @@ from starlette.requests import Request
 
 from localllm.contract.errors import InvalidRequestError
 from localllm.server.errors import UnsupportedMediaTypeError
+from localllm.server.model_options import note_body
 
 MAX_DEPTH = 64
 """Levels of arrays and objects. What parses or walks the value later may recurse; orjson alone would allow 1,024."""
@@ -34,11 +35,13 @@ async def read_json(request: Request) -> dict[str, Any]:
     check_content_type(request.headers.get("content-type"))
     body = await request.body()
     check_nesting(body)
-    if len(body) <= LARGE_BYTES:
-        return parse_object(body)
-    await asyncio.sleep(0)  # with what the caller makes of it, three short stops of the event loop instead of one
+    is_large = len(body) > LARGE_BYTES
+    if is_large:
+        await asyncio.sleep(0)  # with what the caller makes of it, three short stops of the event loop instead of one
     value = parse_object(body)
-    await asyncio.sleep(0)
+    if is_large:
+        await asyncio.sleep(0)
+    note_body(request, value)
     return value
 
 

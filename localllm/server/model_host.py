@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from localllm.context import ModelAccess
 from localllm.contract.errors import LocalLLMError, ModelUnsupportedError
-from localllm.contract.model import Mode, ModelInfo, ModelSpec
+from localllm.contract.model import FITTING_KINDS, Mode, ModelInfo, ModelKind, ModelSpec
+from localllm.models.file_names import fold
 
 OWNED_BY = "localllm"
 
@@ -27,7 +29,7 @@ class ModelState(Protocol):
 
     @property
     def state(self) -> str:
-        """The word for callers: unloaded, loading, ready, draining or failed."""
+        """The word for callers: unloaded, queued (for room), loading, ready, draining or failed."""
         ...
 
     @property
@@ -40,12 +42,88 @@ class ModelState(Protocol):
         """What loading brought to light; None while it isn't loaded."""
         ...
 
+    @property
+    def in_flight(self) -> int:
+        """Requests that use it."""
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for it to be loaded."""
+        ...
+
+    @property
+    def pinned(self) -> bool:
+        """It never goes to make room for another."""
+        ...
+
+    @property
+    def ttl_seconds(self) -> float | None:
+        """How long it stays unused; None: for ever."""
+        ...
+
+    @property
+    def expires_in_seconds(self) -> float | None:
+        """What is left of that; None while it is used, and for ever."""
+        ...
+
+    @property
+    def loaded_for_seconds(self) -> float | None:
+        """Time since it was ready; None while it isn't loaded."""
+        ...
+
+    @property
+    def worker_pid(self) -> int | None:
+        """The worker's process id; None without a worker."""
+        ...
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """What it counts for: what was measured, and else the estimate. None while it has no place."""
+        ...
+
+    @property
+    def memory_estimated_bytes(self) -> int | None:
+        """What it was expected to take."""
+        ...
+
+    @property
+    def error(self) -> str | None:
+        """Why the last load failed."""
+        ...
+
 
 class ModelHost(ModelAccess, Protocol):
     """The registry of models as the server uses it. Event loop only."""
 
     def status(self) -> Sequence[ModelState]:
         """Return the state of models; one that was never asked for may be missing."""
+        ...
+
+    @property
+    def preloading(self) -> Sequence[str]:
+        """The models that are still to be loaded because the server has just started."""
+        ...
+
+    async def preload(self, names: Sequence[str | None]) -> None:
+        """Load these one after the other, None being the default one; failures are logged."""
+        ...
+
+    async def load(
+        self, name: str | None, mode: Mode, *, ttl_seconds: float | None = None, pinned: bool | None = None
+    ) -> None:
+        """Load a model and return when it is ready.
+
+        Until it is unloaded it stays for as long as is asked for here; ``ttl_seconds`` 0: for ever.
+        Raises what ``acquire`` does.
+        """
+        ...
+
+    async def unload(self, name: str | None, mode: Mode, *, deadline_seconds: float, force: bool = False) -> bool:
+        """Let a model go when its requests are over; False when it wasn't loaded.
+
+        Raises ``ModelBusyError`` at the deadline, unless ``force`` ends what is left.
+        """
         ...
 
     async def run(self) -> None:
@@ -64,7 +142,11 @@ def find_spec(models: ModelAccess, name: str) -> ModelSpec:
     except ModelUnsupportedError:
         specs = models.list_specs()
         names = {alias: spec for spec in specs for alias in spec.aliases} | {spec.id: spec for spec in specs}
-        return names[name] if name in names else names[name.removesuffix(".gguf")]
+        names = {fold(known): spec for known, spec in names.items()} | names  # the exact name counts first
+        for known in (name, name.removesuffix(".gguf"), fold(name), fold(name).removesuffix(".gguf")):
+            if known in names:
+                return names[known]
+        raise
 
 
 def default_model(models: ModelAccess) -> str | None:
@@ -92,7 +174,8 @@ def _precedence(state: ModelState) -> tuple[bool, bool]:
 def model_object(spec: ModelSpec, state: ModelState | None) -> dict[str, Any]:
     """Return OpenAI's model object with what others add: kind, state, facts from the file and the context length."""
     info = None if state is None else state.info
-    meta: Mapping[str, Any] = {**spec.meta, **({} if info is None else info.meta)}
+    meta = {**spec.meta, **({} if info is None else info.meta)}
+    meta.pop("hyperparameters", None)  # for engines
     return {
         "id": spec.id,
         "object": "model",
@@ -101,11 +184,78 @@ def model_object(spec: ModelSpec, state: ModelState | None) -> dict[str, Any]:
         "name": str(meta.get("name") or spec.id),
         "type": spec.kind.value,
         "aliases": list(spec.aliases),
+        "tags": list(spec.tags),
+        "capabilities": capabilities(spec, info),
         "loaded": info is not None,
         "state": "unloaded" if state is None else state.state,
+        "pinned": spec.pinned,
+        "ttl_seconds": spec.ttl_seconds,
+        "defaults": sorted(spec.rules.defaults),
+        "forced": sorted(spec.rules.force),
         "max_model_len": meta.get("n_ctx_train") if info is None else info.context_length,
-        "meta": dict(meta),
+        "meta": meta,
     }
+
+
+def capabilities(spec: ModelSpec, info: ModelInfo | None) -> list[str]:
+    """Return what works with a model, as far as its header, its kind, and what loading brought to light tell."""
+    found: list[str] = []
+    if spec.kind is ModelKind.CHAT:
+        writes = info if info is not None and info.pooling is None else None
+        has_template = spec.meta.get("has_chat_template", True) if writes is None else writes.has_chat_template
+        chat_format = (writes.meta.get("chat_format") if writes is not None else None) or {}
+        found.append("completion")
+        found += ["chat"] if has_template else []
+        found += ["tools"] if chat_format.get("calls") else []
+        found += ["reasoning"] if chat_format.get("thought") else []
+    if spec.kind is ModelKind.EMBEDDING or (info is not None and info.pooling is not None):
+        gives_scores = info is not None and info.pooling is not None and info.pooling.kind == "rank"
+        found += [] if gives_scores else ["embedding"]
+    if spec.kind in FITTING_KINDS[ModelKind.RERANKER]:
+        found.append("rerank")
+    return found
+
+
+def model_list(host: ModelHost) -> dict[str, Any]:
+    """Return what ``GET /v1/models`` says: OpenAI's list, and beside it the ``models`` that Ollama's clients read."""
+    states = states_by_id(host)
+    data = [model_object(spec, states.get(spec.id)) for spec in host.list_specs()]
+    return {"object": "list", "data": data, "models": [_ollama_object(model) for model in data]}
+
+
+def _ollama_object(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a model in the shape that llama-server gives it in ``models``, after Ollama's ``/api/tags``."""
+    meta, created = model["meta"], model["created"]
+    family = str(meta.get("arch") or "")
+    return {
+        "name": model["id"],
+        "model": model["id"],
+        "modified_at": datetime.fromtimestamp(created, UTC).isoformat() if created else "",
+        "size": meta.get("size") or 0,
+        "digest": "",
+        "type": "model",
+        "description": "",
+        "tags": model["tags"],
+        "capabilities": model["capabilities"],
+        "parameters": "",
+        "details": {
+            "parent_model": "",
+            "format": "gguf" if "quantisation" in meta else "",
+            "family": family,
+            "families": [family] if family else [],
+            "parameter_size": _parameter_size(meta.get("n_params")),
+            "quantization_level": str(meta.get("quantisation") or ""),
+        },
+    }
+
+
+def _parameter_size(n_params: int | None) -> str:
+    """Return "8.0B" or "137M", as Ollama writes it."""
+    if not n_params:
+        return ""
+    if n_params >= 1_000_000_000:
+        return f"{n_params / 1e9:.1f}B"
+    return f"{n_params / 1e6:.0f}M" if n_params >= 1_000_000 else f"{n_params / 1e3:.0f}K"
 
 
 def health_body(host: ModelHost, *, draining: bool, show_models: bool) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from localllm.contract.errors import ContextLengthExceededError, LocalLLMError
 from localllm.contract.generation import (
+    CallDelta,
     ChatPrompt,
     ChoiceFinished,
     Chunk,
@@ -21,6 +22,7 @@ from localllm.contract.generation import (
 )
 from localllm.contract.model import Mode
 from localllm.server.disconnect import close_iterator
+from localllm.server.model_options import model_options
 from localllm.server.record import RequestRecord, request_record
 
 if TYPE_CHECKING:
@@ -46,14 +48,17 @@ async def stream_generation(
     n_written = 0
     try:
         record.model = context.models.resolve(model, Mode.GENERATE).id
-        async with context.models.acquire(model, Mode.GENERATE) as client:
+        options = model_options(request)
+        async with context.models.acquire(
+            model, Mode.GENERATE, autoload=options.autoload, ttl_seconds=options.ttl_seconds
+        ) as client:
             events = client.generate(replace(generate, owner=record.owner))
             try:
                 async for event in events:
                     _note(record, event)
                     if isinstance(event, Started):
                         started = event
-                    elif isinstance(event, Chunk):
+                    elif isinstance(event, Chunk | CallDelta):
                         n_written += event.tokens
                     complete = isinstance(event, Finished)
                     yield event
@@ -78,7 +83,7 @@ async def stream_generation(
 
 def _note(record: RequestRecord, event: GenerateEvent) -> None:
     match event:
-        case Chunk(tokens=tokens) if tokens and record.first_token_at is None:
+        case Chunk(tokens=tokens) | CallDelta(tokens=tokens) if tokens and record.first_token_at is None:
             record.first_token_at = record.clock()
         case ChoiceFinished(reason=reason) if record.finish != "length":
             record.finish = reason  # of several choices, one that was cut short is worth telling

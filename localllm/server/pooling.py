@@ -30,6 +30,7 @@ from localllm.contract.pooling import (
     PoolStarted,
 )
 from localllm.server.disconnect import close_iterator
+from localllm.server.model_options import model_options
 from localllm.server.record import RequestRecord, request_record
 
 if TYPE_CHECKING:
@@ -125,7 +126,10 @@ async def borrow_pooler(
     with record.noting_failure():
         spec = context.models.resolve(model, Mode.POOL, purpose)
         record.model = spec.id
-        async with context.models.acquire(spec.id, Mode.POOL) as client:
+        options = model_options(request)
+        async with context.models.acquire(
+            spec.id, Mode.POOL, autoload=options.autoload, ttl_seconds=options.ttl_seconds
+        ) as client:
             info = client.info.pooling
             if info is None:
                 message = f"Model {spec.id!r} was loaded to pool, but its engine {spec.backend!r} tells nothing of it."

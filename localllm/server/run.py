@@ -5,25 +5,33 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import signal
+import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
-from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from localllm.config.load import is_loopback
 from localllm.config.schema import Config
-from localllm.server.app import build_app
+from localllm.models.pulls import Pulls
+from localllm.server.arriving_models import ArrivingModels
+from localllm.server.disconnect import end_task
 from localllm.server.drain import FAREWELL_SECONDS, Drain
 from localllm.server.listener import BindError, Listener, open_socket
 from localllm.server.log_setup import set_up_logging
 from localllm.server.model_host import ModelHost, default_model
+from localllm.server.pulling import pull_options
+from localllm.server.reload import ConfigSource
+from localllm.server.served_app import ServedApp
+from localllm.server.service_manager import ServiceManager
+from localllm.server.signals import handle_signals
 
 if TYPE_CHECKING:
+    from localllm.host.registry import RegistrySettings
     from localllm.models.catalog import Catalog
     from localllm.plugin_manager import PluginManager
 
@@ -33,19 +41,27 @@ WANTED_OPEN_FILES = 65536
 _logger = logging.getLogger("localllm.server")
 
 
-def serve(config: Config, plugins: PluginManager, catalog: Catalog) -> int:
+def serve(config: Config, plugins: PluginManager, catalog: Catalog, source: ConfigSource | None = None) -> int:
     """Serve until SIGTERM or SIGINT and return the exit code. ``plugins`` have registered.
 
     A reason not to start is one sentence on stderr and exit code 1. The first signal drains, the second hurries.
+    ``source`` is where a changed configuration comes from; without one the server keeps what it was started with.
     """
     set_up_logging(config.log)
     for problem in catalog.problems:
         _logger.warning("%s", problem)
-    return serve_models(config, plugins, lambda: _registry(config, plugins, catalog))
+    options = pull_options(config, plugins, for_clients=True)
+    return serve_models(config, plugins, lambda: _registry(config, plugins, catalog), source, lambda: Pulls(options))
 
 
-def serve_models(config: Config, plugins: PluginManager, make_host: Callable[[], ModelHost]) -> int:
-    """Do the same with any source of models; ``make_host`` is called inside the event loop."""
+def serve_models(
+    config: Config,
+    plugins: PluginManager,
+    make_host: Callable[[], ModelHost],
+    source: ConfigSource | None = None,
+    make_pulls: Callable[[], Pulls] | None = None,
+) -> int:
+    """Do the same with any source of models; ``make_host`` and ``make_pulls`` are called inside the event loop."""
     try:
         _refuse_open_door(config)
         _make_state_directory(config)
@@ -55,82 +71,110 @@ def serve_models(config: Config, plugins: PluginManager, make_host: Callable[[],
         return EXIT_FAILURE
     _raise_file_limit()
     with listening, asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(config, plugins, make_host, listening))
+        runner.run(_serve(config, plugins, make_host, listening, source, make_pulls))
     return 0
 
 
-def _registry(config: Config, plugins: PluginManager, catalog: Catalog) -> ModelHost:
-    from localllm.host.registry import ModelRegistry, RegistrySettings
+def registry_settings(config: Config) -> RegistrySettings:
+    """Return what the registry of models takes from the configuration."""
+    from localllm.host.registry import RegistrySettings
 
     models = config.models
-    settings = RegistrySettings(
+    return RegistrySettings(
         state_dir=config.state_directory,
         idle_unload_seconds=models.idle_unload_minutes * 60,
         load_timeout_seconds=models.load_timeout_seconds,
         hang_timeout_seconds=models.hang_timeout_seconds,
         max_queue=models.max_queue,
+        max_loaded=models.max_loaded,
+        memory_limit_bytes=int(models.memory_limit_gib * 2**30),
     )
-    return ModelRegistry(catalog, plugins.backends, settings, plugins.emit, time.monotonic)
+
+
+def _registry(config: Config, plugins: PluginManager, catalog: Catalog) -> ModelHost:
+    from localllm.host.registry import ModelRegistry
+
+    return ModelRegistry(catalog, plugins.backends, registry_settings(config), plugins.emit, time.monotonic)
+
+
+def _reconfigure(
+    registry: ModelHost, host: ModelHost, plugins: PluginManager, config: Config, catalog: Catalog
+) -> None:
+    from localllm.host.registry import ModelRegistry
+
+    if isinstance(host, ArrivingModels):
+        host.reconfigure(pull_options(config, plugins, for_clients=True), wait=config.models.wait_for_pull)
+    if isinstance(registry, ModelRegistry):
+        registry.reconfigure(catalog, registry_settings(config))
 
 
 async def _serve(
-    config: Config, plugins: PluginManager, make_host: Callable[[], ModelHost], listening: socket.socket
+    config: Config,
+    plugins: PluginManager,
+    make_host: Callable[[], ModelHost],
+    listening: socket.socket,
+    source: ConfigSource | None,
+    make_pulls: Callable[[], Pulls] | None,
 ) -> None:
-    host = make_host()
+    registry = make_host()
+    pulls = make_pulls() if make_pulls else None
+    host = ArrivingModels(registry, pulls, wait=config.models.wait_for_pull) if pulls else registry
     plugins.bind_models(host)
-    drain = Drain()
-    app = build_app(config, plugins, host, drain=drain)
-    listener = Listener(app, listening, logger=_logger)
-    stop = asyncio.Event()
-    with _signals(stop, drain):
-        async with app.router.lifespan_context(app):
+    stop, drain, manager = asyncio.Event(), Drain(), ServiceManager(os.environ)
+    reconfigure = partial(_reconfigure, registry, host, plugins)
+    served = ServedApp(
+        config, plugins, host, drain, source=source, reconfigure=reconfigure, manager=manager, pulls=pulls
+    )
+    listener = Listener(served, listening, logger=_logger)
+    with handle_signals(stop, drain, served.ask_for_reload if source else None):
+        async with (
+            served.first.router.lifespan_context(served.first),
+            _background(served.run(), manager.keep_alive(), host.preload(_names_to_preload(config))),
+        ):
             await listener.start()
-            _announce(listener.address, host)
+            manager.status = _announce(listener.address, host)
+            manager.ready()
             gc.collect()
             gc.freeze()  # what is loaded now stays; collections need not walk it each time
             await stop.wait()
+            manager.stopping()
+            grace_seconds = served.config.server.shutdown_seconds
             _logger.info(
                 "shutting down; %d open requests may take %g seconds more (a second signal ends them now)",
                 drain.open_requests,
-                config.server.shutdown_seconds,
+                grace_seconds,
             )
-            await drain.run(config.server.shutdown_seconds)
+            await drain.run(grace_seconds)
             await listener.close(FAREWELL_SECONDS)
     _logger.info("stopped")
 
 
-@contextmanager
-def _signals(stop: asyncio.Event, drain: Drain) -> Iterator[None]:
-    """First signal: drain. Second: hurry. After that the default action is back, for whoever insists."""
-    loop = asyncio.get_running_loop()
-    numbers = [signal.SIGINT, signal.SIGTERM]
+def _names_to_preload(config: Config) -> list[str | None]:
+    preload = config.models.preload
+    return [*preload] if isinstance(preload, list) else [None] if preload else []
 
-    def on_signal() -> None:
-        if stop.is_set():
-            drain.hurry()
-            for number in numbers:
-                signal.signal(number, signal.SIG_DFL)
-        stop.set()
 
-    def from_any_thread(number: int, frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(on_signal)
-
-    before = {number: signal.signal(number, from_any_thread) for number in numbers}
+@asynccontextmanager
+async def _background(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run helpers beside the block, and end them with it."""
+    tasks = [asyncio.create_task(one) for one in work]
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for task in tasks:
+            await end_task(task)
 
 
-def _announce(address: tuple[str, int], host: ModelHost) -> None:
-    """Say once, on stdout, that requests are answered from now on."""
+def _announce(address: tuple[str, int], host: ModelHost) -> str:
+    """Say once, on stdout, that requests are answered from now on; return where."""
     name, port = address
     shown = f"[{name}]" if ":" in name else name
     default = default_model(host)
     models = "no chat model yet" if default is None else f"default model {default}"
-    sys.stdout.write(f"localllm {version('localllm')} listening on http://{shown}:{port} ({models})\n")
+    listening = f"listening on http://{shown}:{port}"
+    sys.stdout.write(f"localllm {version('localllm')} {listening} ({models})\n")
     sys.stdout.flush()
+    return listening
 
 
 class _RefusedError(Exception):

@@ -17,9 +17,11 @@ from localllm.config.load import check_config
 from localllm.contract.backend import LoadRequest, ModelClient
 from localllm.contract.errors import ModelNotFoundError, ModelUnsupportedError
 from localllm.contract.generation import (
+    CallDelta,
     ChoiceFinished,
     Chunk,
     Finished,
+    FinishReason,
     GenerateEvent,
     GenerateRequest,
     Started,
@@ -54,7 +56,8 @@ class ScriptedModel:
     """A loaded model that says what it was told to, word by word, and remembers what it was asked.
 
     Put answers into ``answers``, oldest first; an exception among them is raised instead. When none is left it says
-    ``"Hello there"``. Every choice of a request says the same. ``requests`` are those that reached the model.
+    ``"Hello there"``. An answer with thoughts or calls is a sequence of ``Chunk`` and ``CallDelta``. Every choice of a
+    request says the same. ``requests`` are those that reached the model.
 
     Texts and pairs are pooled as :mod:`localllm.testing.scripted_pooling` says, and ``pool_requests`` are those that
     reached the model. An exception at the head of ``answers`` is raised here too. ``batch_texts`` is how many texts
@@ -66,7 +69,7 @@ class ScriptedModel:
 
     def __init__(self) -> None:
         self.info = ModelInfo(context_length=2048, n_vocab=256, has_chat_template=True)
-        self.answers: deque[str | Exception] = deque()
+        self.answers: deque[str | Sequence[Chunk | CallDelta] | Exception] = deque()
         self.requests: list[GenerateRequest] = []
         self.pool_requests: list[PoolRequest] = []
         self.pool_gate: asyncio.Event | None = None
@@ -124,19 +127,29 @@ class ScriptedModel:
         """Nothing to let go."""
 
 
-def _script(answer: str | Exception, n_choices: int) -> list[GenerateEvent]:
+def _script(answer: str | Sequence[Chunk | CallDelta] | Exception, n_choices: int) -> list[GenerateEvent]:
     if isinstance(answer, Exception):
         raise answer
-    words = answer.split(" ")
-    pieces = [word if index == 0 else f" {word}" for index, word in enumerate(words)]
+    pieces = _say(answer) if isinstance(answer, str) else answer
     choices = range(n_choices)
-    usage = Usage(_PROMPT_TOKENS, completion_tokens=len(pieces) * n_choices)
+    n_thought = sum(piece.tokens for piece in pieces if isinstance(piece, Chunk) and piece.region == "reasoning")
+    usage = Usage(
+        _PROMPT_TOKENS,
+        completion_tokens=sum(piece.tokens for piece in pieces) * n_choices,
+        reasoning_tokens=n_thought * n_choices,
+    )
+    reason: FinishReason = "tool_calls" if any(isinstance(piece, CallDelta) for piece in pieces) else "stop"
     return [
         Started(_PROMPT_TOKENS),
-        *(Chunk(choice, piece, tokens=1) for piece in pieces for choice in choices),
-        *(ChoiceFinished(choice, "stop") for choice in choices),
+        *(replace(piece, choice=choice) for piece in pieces for choice in choices),
+        *(ChoiceFinished(choice, reason) for choice in choices),
         Finished(usage, Timings(queue_ms=0.0, prompt_ms=1.0, predicted_ms=1.0)),
     ]
+
+
+def _say(text: str) -> list[Chunk]:
+    words = text.split(" ")
+    return [Chunk(0, word if index == 0 else f" {word}", tokens=1) for index, word in enumerate(words)]
 
 
 class _Pooling:
@@ -162,6 +175,7 @@ class ScriptedModels:
         self.specs = list(specs)
         self.model = ScriptedModel()
         self.n_acquired = 0
+        self.preloading: list[str] = []
 
     def resolve(self, name: str | None, mode: Mode, purpose: ModelKind | None = None) -> ModelSpec:
         """Return the model of this id or alias; None is the first that is fit, those made for the purpose before."""
@@ -180,7 +194,9 @@ class ScriptedModels:
         return found[0]
 
     @asynccontextmanager
-    async def acquire(self, name: str | None, mode: Mode) -> AsyncIterator[ModelClient]:
+    async def acquire(
+        self, name: str | None, mode: Mode, *, autoload: bool = True, ttl_seconds: float | None = None
+    ) -> AsyncIterator[ModelClient]:
         """Lend the model; ``n_acquired`` counts those who have it."""
         spec = self.resolve(name, mode)
         self.n_acquired += 1
@@ -196,6 +212,20 @@ class ScriptedModels:
     def status(self) -> list[Any]:
         """Return no states: nothing was loaded."""
         return []
+
+    async def preload(self, names: Sequence[str | None]) -> None:
+        """Nothing to load."""
+
+    async def load(
+        self, name: str | None, mode: Mode, *, ttl_seconds: float | None = None, pinned: bool | None = None
+    ) -> None:
+        """Find the model loaded already."""
+        self.resolve(name, mode)
+
+    async def unload(self, name: str | None, mode: Mode, *, deadline_seconds: float, force: bool = False) -> bool:
+        """Keep the model: there is nothing to let go."""
+        self.resolve(name, mode)
+        return False
 
     async def run(self) -> None:
         """Wait to be cancelled."""

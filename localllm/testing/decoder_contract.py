@@ -8,6 +8,7 @@ Use them from a test::
 
 ``tokens`` is a prompt of 16 tokens or more after which the model is sure of its greedy choices: a real decoder's
 log-probabilities move a little with the shape of the batch, so that only clear winners are the same in all shapes.
+At least two of them are not among the last four.
 The decoder's memory is empty before a check and after it, and two sequences or more are needed. A check for what
 ``Capabilities`` rule out passes at once.
 """
@@ -242,6 +243,22 @@ def check_a_prompt_is_scored_in_any_chunks(decoder: Decoder, tokens: Sequence[in
         assert all(abs(one.logprob - other.logprob) < 0.2 for one, other in zip(whole, again, strict=True))
 
 
+def check_forced_tokens_count_as_drawn(decoder: Decoder, tokens: Sequence[int]) -> None:
+    """To force what a choice would draw anyway changes nothing: it knows of it, and so do its penalties."""
+    window = 4
+    first, second = [token for token in dict.fromkeys(tokens) if token not in tokens[-window:]][:2]
+    # It wants to write the first, then the second, and either again only when it is out of sight.
+    biases = ((first, 80.0), (second, 40.0))
+    sampling = SamplingParams(temperature=0.0, logit_bias=biases, presence_penalty=100.0, repeat_last_n=window)
+    expected = _fresh_answer(decoder, tokens, sampling=sampling)
+    with following(decoder, tokens, sampling=sampling) as follower:
+        follower.prefill()
+        forced = expected[len(follower.answer) : -1][:2]
+        decoder.force(follower.key, forced)
+        follower.answer += forced
+        assert follower.decode() == expected
+
+
 def check_a_closed_request_is_gone(decoder: Decoder, tokens: Sequence[int]) -> None:
     """Its id can be opened again, with nothing left of the first one's state."""
     sampling = SamplingParams(temperature=1.0, seed=3)
@@ -265,5 +282,6 @@ CHECKS: tuple[Check, ...] = (
     check_a_banned_token_is_not_drawn,
     check_log_probabilities_come_when_asked_for,
     check_a_prompt_is_scored_in_any_chunks,
+    check_forced_tokens_count_as_drawn,
     check_a_closed_request_is_gone,
 )

@@ -38,10 +38,13 @@ class FakeSampler:
     prompt: tuple[int, ...]
     text_hash: int  # of the prompt and all that was drawn: what its sequence has to hold
     drawn: list[int] = field(default_factory=list)
+    group: str = ""  # of the plan that it draws from
 
 
 class FakeDecoder:
     """A decoder whose next token is a hash of everything that the sequence holds, so that any mistake changes the text.
+
+    It is also one of the plan's group.
 
     At temperature 0 of nothing else; otherwise also of the choice's seed and of how many tokens it drew. It refuses
     (``ContractViolation``) whatever the contract forbids, above all a row that holds other tokens than the choice's own
@@ -107,7 +110,9 @@ class FakeDecoder:
             for key in part.sample:
                 if key in drawn:
                     violated(f"{key} draws twice in one plan")
-                drawn[key] = self._draw(self._sampler(key), row_hash)
+                sampler = self._sampler(key)
+                sampler.group = plan.group
+                drawn[key] = self._draw(sampler, row_hash)
         return drawn
 
     def scores(self) -> Mapping[int, Sequence[Scored]]:
@@ -133,6 +138,8 @@ class FakeDecoder:
         """Return the next token of a choice; subclasses answer otherwise here."""
         sampling = sampler.sampling
         state = mix(sampler.text_hash, 1)
+        for byte in sampler.group.encode():
+            state = mix(state, byte)
         if sampling.temperature != 0:
             state = mix(mix(state, (sampling.seed or 0) + sampler.choice), len(sampler.drawn))
         may_end = not sampling.ignore_eos and len(sampler.drawn) >= sampling.min_tokens

@@ -37,6 +37,7 @@ class FakeMemory:
         self._capabilities = capabilities
         self._hashes: list[list[int]] = [[] for _ in range(capabilities.n_seq_max)]
         self._cells: list[list[int]] = [[] for _ in range(capabilities.n_seq_max)]
+        self._groups: dict[int, str] = {}  # by sequence: of the adapters that its cells were computed with
         self._users: dict[int, int] = {}  # cell: number of sequences that hold it
         self._next_cell = 0
         self._ops: Mapping[type[Op], Callable[..., None]] = {
@@ -60,6 +61,7 @@ class FakeMemory:
             self._ops[type(op)](op)
         self._check_batch(plan)
         for part in plan.slices:
+            self._check_group(part, plan.group)
             self._append(part)
         self._check_cells()
 
@@ -93,6 +95,7 @@ class FakeMemory:
             violated(f"{op} but the source holds {held} positions")
         if op.length < held and not self._capabilities.can_truncate:
             violated(f"{op} is partial ({held} held), which this memory refuses")
+        self._groups[op.target] = self._groups[op.source]
         self._hashes[op.target] = self._hashes[op.source][: op.length]
         if self._capabilities.layout == "unified":
             self._cells[op.target] = self._cells[op.source][: op.length]
@@ -132,6 +135,12 @@ class FakeMemory:
             violated(f"{part} has more targets than rows to score them by")
         if part.targets[: len(part.tokens) - 1] != part.tokens[1 : len(part.targets) + 1]:
             violated(f"{part} has targets that are not the tokens after those that it evaluates")
+
+    def _check_group(self, part: Slice, group: str) -> None:
+        if not self.held(part.seq):
+            self._groups[part.seq] = group
+        if self._groups[part.seq] != group:
+            violated(f"{part} of group {group!r}, but its sequence was computed with {self._groups[part.seq]!r}")
 
     def _append(self, part: Slice) -> None:
         held = self.held(part.seq)

@@ -59,6 +59,7 @@ def _serve(stream: ReadableStream, write: Callable[[bytes], None], is_writable: 
     try:
         discipline = discipline_of(_load(hello), load.mode, load.model_id, time.monotonic)
         discipline.self_test(load.model_id)
+        discipline.preload(load.preload)
     except LocalLLMError as error:
         _send(write, LoadFailed(error.to_wire()))
         sys.stderr.flush()

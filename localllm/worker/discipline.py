@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar, cast
 
 from localllm.contract.backend import LoadedModel, LoadedPooler
-from localllm.contract.errors import ModelLoadError
+from localllm.contract.errors import LocalLLMError, ModelLoadError
+from localllm.contract.generation import ChatPrompt
 from localllm.contract.model import Mode, ModelInfo
 from localllm.contract.pooling import PoolingInfo
 from localllm.contract.texts import DetokenizeRequest, RenderRequest, TextResult, TokenizeRequest
@@ -17,6 +20,7 @@ from localllm.worker.inbox import Prepared
 from localllm.worker.intake import prepare
 from localllm.worker.pool_intake import prepare_pool
 from localllm.worker.pool_self_test import run_pool_self_test
+from localllm.worker.preload import preload_tokens
 from localllm.worker.self_test import run_self_test
 from localllm.worker.texts import answer_text
 
@@ -62,6 +66,13 @@ class Discipline(Protocol[PreparedT]):
         """Run the engine once, before the first request (step thread). Raises ``LocalLLMError``."""
         ...
 
+    def preload(self, beginnings: Sequence[ChatPrompt]) -> None:
+        """Have the first steps evaluate what conversations begin with (step thread).
+
+        What can't be is left out, and ``info.notes`` says why.
+        """
+        ...
+
     def prepare(self, submit: Submit, queued_at: float) -> Iterator[PreparedT | TextResult | None]:
         """Yield the request with its inputs as tokens, after a None for each pause to let others in (intake thread).
 
@@ -89,6 +100,22 @@ class Generation:
         """Write two tokens."""
         run_self_test(self._model, model_id)
 
+    def preload(self, beginnings: Sequence[ChatPrompt]) -> None:
+        """Render each, and queue it before any request: those that begin with it wait for it then."""
+        notes = [self._preload(index, prompt) for index, prompt in enumerate(beginnings)]
+        self.info = replace(self.info, notes=(*self.info.notes, *filter(None, notes)))
+
+    def _preload(self, index: int, prompt: ChatPrompt) -> str | None:
+        try:
+            tokens = preload_tokens(prompt, self._model)
+            self.loop.preload(f"preload[{index}]", tokens)
+        except LocalLLMError as error:
+            return f"preload[{index}] is left out: {error.message}"
+        except Exception as error:  # noqa: BLE001 - templates are foreign code: their faults cost this one only
+            traceback.print_exc()
+            return f"preload[{index}] is left out: its template raised {type(error).__name__}: {error}"
+        return None
+
     def prepare(self, submit: Submit, queued_at: float) -> Iterator[PreparedRequest | TextResult | None]:
         """Render and tokenise the prompt in one go."""
         request = submit.request
@@ -111,6 +138,9 @@ class Pooling:
     def self_test(self, model_id: str) -> None:
         """Pool two texts."""
         run_pool_self_test(self._model, self._pooling, model_id)
+
+    def preload(self, beginnings: Sequence[ChatPrompt]) -> None:
+        """Do nothing: texts that are pooled have no beginning in common, and the server sends none."""
 
     def prepare(self, submit: Submit, queued_at: float) -> Iterator[PreparedPool | None]:
         """Tokenise the inputs, some at a time."""

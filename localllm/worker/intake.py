@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from localllm.contract.adapters import USUAL_ADAPTERS, AdapterScale, adapter_group
 from localllm.contract.backend import LoadedModel
 from localllm.contract.chat_format import RenderedPrompt, ReplyRules
 from localllm.contract.decoder import Tokenizer
@@ -22,6 +23,7 @@ from localllm.contract.generation import (
     TextPrompt,
     TokenPrompt,
 )
+from localllm.contract.model import ModelInfo
 from localllm.contract.wire import Submit
 from localllm.engine.step_loop import PreparedRequest
 
@@ -65,7 +67,32 @@ def prepare(submit: Submit, model: LoadedModel, *, queued_at: float) -> Prepared
         prompt_logprobs=request.prompt_logprobs,
         warnings=warnings if rendered is None else (*rendered.warnings, *warnings),
         reply=ReplyRules() if rendered is None else rendered.reply,
+        group=_group(request.adapters, model.info),
     )
+
+
+def _group(wanted: Sequence[AdapterScale] | None, info: ModelInfo) -> str:
+    """Return the group of requests that are computed with these adapters, and no others."""
+    if wanted is None:
+        return USUAL_ADAPTERS
+    if not info.adapters:
+        message = "This model has no LoRA adapters that a request could choose from. Leave lora out."
+        raise UnsupportedFeatureError(message, param="lora")
+    names = [name for name, _ in info.adapters]
+    scales, seen = [0.0] * len(names), set[int]()
+    for position, adapter in enumerate(wanted):
+        index = names.index(adapter.name) if adapter.name in names else adapter.index
+        if index is None or not 0 <= index < len(names):
+            asked = f"the name {adapter.name!r}" if adapter.name is not None else f"the id {adapter.index}"
+            known = ", ".join(f"{number} ({name})" for number, name in enumerate(names))
+            message = f"This model has no LoRA adapter with {asked}; it has: {known}."
+            raise InvalidRequestError(message, param=f"lora[{position}]")
+        if index in seen:
+            message = f"lora names the adapter {names[index]!r} twice."
+            raise InvalidRequestError(message, param=f"lora[{position}]")
+        seen.add(index)
+        scales[index] = adapter.scale
+    return adapter_group(scales, [scale for _, scale in info.adapters])
 
 
 def _compile(constraint: Constraint | None, model: LoadedModel) -> tuple[str, ...]:

@@ -7,6 +7,13 @@ from starlette.routing import Route
 from localllm import PluginContext, RegisterRoute, hookimpl
 
 from .endpoint import ChatEndpoint
+from .settings import ChatSettings
+
+
+@hookimpl
+def localllm_config_section() -> type:
+    """Declare ``[plugin.chat]``."""
+    return ChatSettings
 
 
 @hookimpl

@@ -14,7 +14,7 @@ from localllm import (
     __version__,
     json_in_pieces,
     race_disconnect,
-    read_json,
+    read_model_body,
     stream_generation,
 )
 from localllm.openai import (
@@ -37,9 +37,9 @@ class CompletionsEndpoint:
 
     async def handle(self, request: Request) -> Response:
         """Answer with one JSON object, or with a stream of server-sent events where ``stream`` is true."""
-        wanted = parse_completion(await read_json(request))
+        spec, body = await read_model_body(request, self._context, Mode.GENERATE)
+        wanted = parse_completion(body)
         generates = wanted.generate_requests()
-        spec = self._context.models.resolve(wanted.model, Mode.GENERATE)
         shape = CompletionShape(new_reply("cmpl", spec, __version__), wanted)
         events = merge_generations(
             [stream_generation(request, self._context, spec.id, generate) for generate in generates], n=wanted.drawn
@@ -56,5 +56,5 @@ class CompletionsEndpoint:
             )
             return EventStream(chunks, done=True)
         select = partial(best_answers, n=wanted.n, drawn=wanted.drawn)
-        body = await race_disconnect(request, whole_response(shape, events, n_choices=n_choices, select=select))
-        return json_in_pieces(body_pieces(body))
+        answer = await race_disconnect(request, whole_response(shape, events, n_choices=n_choices, select=select))
+        return json_in_pieces(body_pieces(answer))

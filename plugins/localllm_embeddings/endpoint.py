@@ -16,7 +16,7 @@ from localllm import (
     PoolFinished,
     json_in_pieces,
     race_disconnect,
-    read_json,
+    read_model_body,
     stream_pooling,
 )
 from localllm.openai import EmbeddingRequest, embedding_pieces, parse_embedding
@@ -38,8 +38,8 @@ class EmbeddingsEndpoint:
 
     async def handle(self, request: Request) -> Response:
         """Answer with one JSON object. It is written once all vectors are there, when nothing can fail any more."""
-        wanted = parse_embedding(await read_json(request))
-        spec = self._context.models.resolve(wanted.model, Mode.POOL, ModelKind.EMBEDDING)
+        spec, body = await read_model_body(request, self._context, Mode.POOL, ModelKind.EMBEDDING)
+        wanted = parse_embedding(body)
         vectors = await race_disconnect(request, self._collect(request, spec.id, wanted))
         return json_in_pieces(embedding_pieces(spec.id, vectors.in_order, vectors.finished, wanted.encoding_format))
 

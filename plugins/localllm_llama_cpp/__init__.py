@@ -5,6 +5,7 @@ from __future__ import annotations
 from localllm import BackendSpec, Mode, ModelSpec, PluginContext, RegisterBackend, hookimpl
 
 from .hardware import REBUILD_COMMAND, build_id
+from .memory_estimate import estimate
 from .pooling_rules import why_not
 from .settings import LlamaCppSettings
 
@@ -26,6 +27,8 @@ def localllm_register_backends(context: PluginContext, register: RegisterBackend
             settings=LlamaCppSettings,
             build_id=build_id,
             refuses=_refuses,
+            estimate=estimate,
+            examine="localllm_llama_cpp.examination:examine",
             rebuild_command=REBUILD_COMMAND,
         )
     )

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import llama_cpp.llama_cpp as lib
 
-from localllm import Capabilities, ModelLoadError
+from localllm import Capabilities, ModelFileError, ModelLoadError
 
+from .adapters import NO_ADAPTERS, Adapters
+from .compute_memory import output_rows
 from .header import ModelHeader
-from .log import NativeLog
-from .memory import MemoryPlan, Wanted, copy_cost_tokens, plan_memory
-from .native_params import context_params, output_rows
+from .log import Buffer, NativeLog
+from .memory import CacheShape, MemoryPlan, Wanted, copy_cost_tokens, plan_memory
+from .native_params import context_params, uses_gpu
 from .settings import LlamaCppSettings
 
 _ATTEMPTS = 6  # each with half of the memory of the one before
+_NO_MEMORY = re.compile(r"alloc|out of memory|OutOf(Device|Host)Memory|insufficient memory", re.IGNORECASE)
+"""As the backends write it: "cudaMalloc failed: out of memory", "ErrorOutOfDeviceMemory", "unable to allocate"."""
 
 
 @dataclass(slots=True)
@@ -27,6 +32,8 @@ class NativeModel:
     model: Any
     context: Any = None
     keep_alive: Sequence[Any] = ()
+    buffers: tuple[Buffer, ...] = ()  # what the library took
+    adapters: Adapters = NO_ADAPTERS
 
     def close(self) -> None:
         """Free context and model. May be called twice."""
@@ -49,28 +56,58 @@ def make_context(
         message = f"Model {model_id!r} does not write text by itself: it is not a decoder-only model."
         raise ModelLoadError(message)
     wanted = _wanted(native, settings)
+    shape = cache_shape(model_id, header, settings)
     model_bytes = int(lib.llama_model_size(native.model))
     for _ in range(_ATTEMPTS):
         native.log.forget_errors()
-        plan = plan_memory(wanted, header.cache_shape(settings), budget_bytes)
+        native.log.listen()
+        plan = plan_memory(wanted, shape, budget_bytes)
         native.context = lib.llama_init_from_model(native.model, context_params(settings, plan, model_bytes))
+        buffers = native.log.heard()
         if native.context:
+            native.buffers += buffers
             break
-        if "alloc" not in native.log.first_error:
-            raise _refused(model_id, native, plan)
+        if not lacks_memory(native.log.first_error):
+            raise _refused(model_id, native, settings, plan)
         budget_bytes = plan.kv_bytes // 2
     else:
-        raise _refused(model_id, native, plan)
+        raise _refused(model_id, native, settings, plan)
     if not lib.llama_get_memory(native.context):
         message = f"Model {model_id!r} keeps no memory of what it reads, so it can't write text."
         raise ModelLoadError(message)
     return plan
 
 
-def _refused(model_id: str, native: NativeModel, plan: MemoryPlan) -> ModelLoadError:
+def cache_shape(model_id: str, header: ModelHeader, settings: LlamaCppSettings) -> CacheShape:
+    """Return what the model's cache costs. Raises ``ModelFileError`` where its header says nothing of it."""
+    try:
+        return header.facts().cache_shape(settings.cache_type_k, settings.cache_type_v)
+    except ValueError as error:
+        message = f"The file of model {model_id!r} can't be used: {error}."
+        raise ModelFileError(message) from error
+
+
+def lacks_memory(error: str) -> bool:
+    """Whether an error of the library speaks of memory that was not there."""
+    return _NO_MEMORY.search(error) is not None
+
+
+def memory_detail(reason: str, *, uses_gpu: bool) -> dict[str, object]:
+    """Return the detail of a load error by which the host knows whether another try with less may do.
+
+    {} for errors of other kinds. ``device`` "cpu" says that fewer layers on a GPU would not help.
+    """
+    if not lacks_memory(reason):
+        return {}
+    return {"reason": "memory"} if uses_gpu else {"reason": "memory", "device": "cpu"}
+
+
+def _refused(model_id: str, native: NativeModel, settings: LlamaCppSettings, plan: MemoryPlan) -> ModelLoadError:
+    reason = native.log.first_error
     return ModelLoadError(
         f"llama.cpp can't make a context of {plan.n_ctx} KV cells for model {model_id!r}: "
-        f"{native.log.first_error or 'it gave no reason'}. If memory is short, lower context_length or parallel."
+        f"{reason or 'it gave no reason'}. If memory is short, lower context_length or parallel.",
+        detail=memory_detail(reason, uses_gpu=uses_gpu(settings)),
     )
 
 
@@ -92,7 +129,7 @@ def describe_context(
         can_truncate=keeps_window and not header.is_recurrent,
         can_copy=True,
         copy_cost_tokens=copy_cost_tokens(n_ctx_seq) if plan.layout == "streams" and not recurrent_only else 0,
-        n_outputs_max=output_rows(plan),
+        n_outputs_max=output_rows(plan.n_seq_max),
         step_seconds=settings.max_step_ms / 1000,
         can_score=True,
     )

@@ -23,12 +23,15 @@ from localllm import (
     SequenceKey,
     Slice,
     Truncate,
+    scales_of,
 )
 
+from .adapters import NO_ADAPTERS, Adapters
 from .batch import Batch
 from .chain import Candidates
 from .gaps import GapRule, gap_fillers
 from .grammars import Masks
+from .idle_work import IdleWork
 from .logprobs import RowLogprobs
 from .sampling import RequestSampler
 
@@ -57,6 +60,8 @@ class LlamaDecoder:
         new_sampler: Callable[[SamplingParams, Sequence[int]], RequestSampler],
         masks: Masks,
         gap_rule: GapRule,
+        idle_work: IdleWork | None = None,
+        adapters: Adapters = NO_ADAPTERS,
     ) -> None:
         self._context = context
         self._memory = lib.llama_get_memory(context)
@@ -65,6 +70,9 @@ class LlamaDecoder:
         self._new_sampler = new_sampler
         self._masks = masks
         self._gap_rule = gap_rule
+        self._idle_work = idle_work
+        self._adapters = adapters
+        self._group = Plan().group  # whose adapters are in the context
         self._batch = Batch(capabilities.n_batch)
         self._candidates = Candidates(n_vocab)
         self._samplers: dict[str, RequestSampler] = {}
@@ -84,6 +92,8 @@ class LlamaDecoder:
             message = f"The prompt holds tokens that this model lacks; its tokens are 0 to {self._n_vocab - 1}."
             raise InvalidRequestError(message, param="prompt")
         self._samplers[request_id] = self._new_sampler(sampling, prompt)
+        if self._idle_work is not None:
+            self._idle_work.begin()
 
     def force(self, key: SequenceKey, tokens: Sequence[int]) -> None:
         """Have a choice's sampler remember tokens that it did not draw."""
@@ -92,6 +102,8 @@ class LlamaDecoder:
     def close(self, request_id: str) -> None:
         """Free the samplers of a request."""
         self._samplers.pop(request_id).close()
+        if self._idle_work is not None:
+            self._idle_work.end()
 
     def submit(self, plan: Plan) -> None:
         """Apply the operations and start the batch; on a GPU this returns before it is computed."""
@@ -107,6 +119,9 @@ class LlamaDecoder:
         self._row_owners = self._batch.fill(slices)
         if not slices:
             return
+        if plan.group != self._group:
+            self._adapters.apply(self._context, scales_of(plan.group, self._adapters.scales))
+            self._group = plan.group
         code = lib.llama_decode(self._context, self._batch.native)
         if code != 0:
             message = f"llama_decode returned {code}: {DECODE_ERRORS.get(code, 'unknown error')}"

@@ -12,11 +12,16 @@ from localllm import CallFormat, ChatFormat, ModelLoadError, ThoughtFormat
 
 from .call_inference import CALLS, KEYS, infer_calls
 from .format_presets import FAMILIES, OVERRULING, PRESETS, THOUGHTS, UNTAGGED_THOUGHTS
+from .sandbox import TemplateLimitError
 from .tool_messages import ToolCall
 
 Message = Mapping[str, Any]
 Render = Callable[[Sequence[Message], Sequence[Mapping[str, Any]], Mapping[str, Any]], str]
 """Renders messages, tools and further variables (``add_generation_prompt`` among them). It may raise anything."""
+
+THINKING_ON: Mapping[str, bool] = {"enable_thinking": True, "thinking": True}
+THINKING_OFF: Mapping[str, bool] = dict.fromkeys(THINKING_ON, False)
+"""The switches of all families' templates: each looks at one of them."""
 
 _USER, _CONTENT, _REASONING, _RESULT = "probeuserprobe", "probecontentprobe", "probereasonprobe", "proberesultprobe"
 _ASKED: Message = {"role": "user", "content": _USER}
@@ -49,6 +54,7 @@ class TemplateFormat:
     ``shows_tools``: the tools that are offered reach the model. ``shows_calls`` and ``shows_results``: so do the calls
     of earlier turns, and what came of them; where not, write them into ``content`` (:mod:`~.tool_messages`).
     ``arguments_as_text``: the template wants the arguments of earlier calls as JSON text, not as an object.
+    ``thinks_unasked``: to switch thinking on changes nothing, so that a model that thinks does so by default.
     """
 
     format: ChatFormat
@@ -56,6 +62,7 @@ class TemplateFormat:
     shows_calls: bool = False
     shows_results: bool = False
     arguments_as_text: bool = False
+    thinks_unasked: bool = True
 
 
 def detect_format(source: str, render: Render, *, chat_format: str = "") -> TemplateFormat:
@@ -76,6 +83,7 @@ def detect_format(source: str, render: Render, *, chat_format: str = "") -> Temp
         shows_calls=shown.is_shown,
         shows_results=_shows_results(probe, as_text=shown.as_text),
         arguments_as_text=shown.as_text,
+        thinks_unasked=probe.prompt(THINKING_ON) == probe.prompt({}),
     )
 
 
@@ -117,6 +125,7 @@ class _Probe:
 
     def __init__(self, render: Render) -> None:
         self._render = render
+        self._is_endless = False
 
     def text(
         self,
@@ -126,8 +135,13 @@ class _Probe:
         variables: Mapping[str, object] | None = None,
     ) -> str:
         """Return the rendered text."""
+        if self._is_endless:
+            return ""  # each further text would take as long, and the server waits for this model
         try:
             return self._render(messages, tools, {"add_generation_prompt": False, **(variables or {})})
+        except TemplateLimitError:
+            self._is_endless = True
+            return ""
         except Exception:  # noqa: BLE001  # a template is somebody's program: it can raise anything
             return ""
 
@@ -137,13 +151,11 @@ class _Probe:
 
     def openings(self) -> list[str]:
         """Return what the prompt may end with, thinking switched on, left alone and off."""
-        switches: tuple[dict[str, bool], ...] = (
-            {"enable_thinking": True, "thinking": True},
-            {},
-            {"enable_thinking": False, "thinking": False},
-        )
-        texts = (self.text([_ASKED], variables={"add_generation_prompt": True, **switch}) for switch in switches)
-        return [_behind_question(text) for text in texts]
+        return [_behind_question(self.prompt(switches)) for switches in (THINKING_ON, {}, THINKING_OFF)]
+
+    def prompt(self, switches: Mapping[str, bool]) -> str:
+        """Return the prompt of a question."""
+        return self.text([_ASKED], variables={"add_generation_prompt": True, **switches})
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,9 @@ from localllm import CallFormat, ChatFormat, ThoughtFormat
 
 THINK = ThoughtFormat("<think>", "</think>")
 
-_HERMES = CallFormat("json", call_open="<tool_call>\n", call_close="\n</tool_call>", separator="\n")
+HERMES = CallFormat("json", call_open="<tool_call>\n", call_close="\n</tool_call>", separator="\n")
+"""The most common way to write calls, so that it is also what a model of no known format is asked for."""
+
 _QWEN3_CODER = CallFormat(
     "tagged_values",
     call_open="<tool_call>\n<function=",
@@ -110,8 +112,8 @@ def _preset(name: str, calls: CallFormat | None, thought: ThoughtFormat | None =
 
 _PRESETS = (
     _preset("none", None),
-    _preset("hermes", _HERMES),
-    _preset("qwen3", _HERMES, THINK),
+    _preset("hermes", HERMES),
+    _preset("qwen3", HERMES, THINK),
     _preset("qwen3_coder", _QWEN3_CODER),
     _preset("llama3", _LLAMA3),
     _preset("llama4", _LLAMA4),

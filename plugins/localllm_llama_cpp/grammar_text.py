@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,8 @@ from localllm import Constraint, InvalidRequestError
 
 from .constraint_error import ConstraintError
 from .gbnf_convert import convert_gbnf
-from .json_schema import check_multiples, checked_schema, read_schema, without
+from .json_schema import TYPES, check_multiples, checked_schema, read_schema, without
+from .lark_text import SpecialToken, quoted
 
 MAX_SOURCE_BYTES = 128 * 1024
 MAX_RULES = 1000  # of a Lark grammar; llguidance recurs once for each rule in a chain
@@ -27,20 +28,15 @@ WHITE_SPACE = r"[ ]|\n[ \t]{0,20}"
 Without a bound a model may write white space for ever.
 """
 
-_UNPRINTABLE = re.compile(r"[\x7f-\x9f]")
 _RULE = re.compile(r"[A-Za-z0-9_]\s*(?:\[[^\]\n]{0,200}\])?\s*:")
 
 
 @dataclass(frozen=True, slots=True)
 class GrammarText:
-    """A grammar as ``LLMatcher`` takes it. ``warning`` says what it leaves out, if anything."""
+    """One grammar as ``LLMatcher`` takes it, in JSON. ``warning`` says what it leaves out, if anything."""
 
     text: str
     warning: str = ""
-
-
-SpellToken = Callable[[str], int | None]
-"""Gives the id of the one visible special token that a text is, such as ``<tool_call>``; None if it is no such."""
 
 
 def param_of(constraint: Constraint) -> str:
@@ -48,18 +44,37 @@ def param_of(constraint: Constraint) -> str:
     return constraint.param or PARAMS.get(constraint.kind, "structured_outputs")
 
 
-def grammar_texts(constraint: Constraint, special: SpellToken) -> Iterator[GrammarText]:
+def title_of(constraint: Constraint) -> str:
+    """Return what a message calls the constraint."""
+    return constraint.title or f"The {constraint.kind}"
+
+
+def is_too_large(source: str) -> bool:
+    """Whether a Lark grammar is beyond the limits of what is compiled."""
+    return len(source.encode(errors="replace")) > MAX_SOURCE_BYTES or len(_RULE.findall(source)) > MAX_RULES
+
+
+def grammar_texts(constraint: Constraint, special: SpecialToken) -> Iterator[GrammarText]:
     """Yield grammars for a constraint: the first that compiles is to be used. Raises ``InvalidRequestError``.
 
-    There is more than one only where the constraint is not strict.
+    There is more than one only where the constraint is not strict: the last then holds no more than a type, and
+    compiles. ``special`` gives the id of a special token that an answer shows. Parts are left out.
     """
     try:
         yield from _texts(constraint, special)
     except ConstraintError as error:
-        raise InvalidRequestError(str(error), param=param_of(constraint)) from error
+        message = f"{constraint.title} can't be honoured: {error}" if constraint.title else str(error)
+        raise InvalidRequestError(message, param=param_of(constraint)) from error
 
 
-def _texts(constraint: Constraint, special: SpellToken) -> Iterator[GrammarText]:
+def assembled(frame: str, parts: Sequence[str]) -> str:
+    """Return the grammar of a frame that refers to ``parts`` by number."""
+    first, *others = (json.loads(text)["grammars"][0] for text in (frame, *parts))
+    named = [{**grammar, "name": f"part{number}"} for number, grammar in enumerate(others)]
+    return json.dumps({"grammars": [first, *named]})
+
+
+def _texts(constraint: Constraint, special: SpecialToken) -> Iterator[GrammarText]:
     source = constraint.source
     if len(source) > MAX_SOURCE_BYTES or _n_bytes(constraint, source) > MAX_SOURCE_BYTES:
         message = f"The {constraint.kind} is longer than {MAX_SOURCE_BYTES} bytes; shorten it."
@@ -73,10 +88,10 @@ def _texts(constraint: Constraint, special: SpellToken) -> Iterator[GrammarText]
     elif constraint.kind == "gbnf":
         yield GrammarText(_from_gbnf(source))
     else:
-        yield GrammarText(LLMatcher.grammar_from_lark(_lark(constraint, special)))
+        yield GrammarText(_from_lark(_lark(constraint, special)))
 
 
-def _lark(constraint: Constraint, special: SpellToken) -> str:
+def _lark(constraint: Constraint, special: SpecialToken) -> str:
     if constraint.kind == "choice":
         return _choice(constraint)
     if constraint.kind == "structural_tag":
@@ -85,6 +100,11 @@ def _lark(constraint: Constraint, special: SpellToken) -> str:
         message = f"The grammar has more than {MAX_RULES} rules."
         raise ConstraintError(message)
     return constraint.source
+
+
+def _from_lark(source: str) -> str:
+    """Return a Lark grammar in JSON. The library would take a source that is JSON itself for more than Lark."""
+    return json.dumps({"grammars": [{"lark_grammar": source}]})
 
 
 def _from_schema(schema: Mapping[str, Any], *, lenient: bool = False) -> str:
@@ -108,17 +128,28 @@ def _from_json_schema(constraint: Constraint) -> Iterator[GrammarText]:
     # Look-around in a pattern is an error even to a lenient compiler.
     warning = f"{left_out} The patterns in the JSON schema are not enforced.".lstrip()
     yield GrammarText(_from_schema(without(schema, "pattern"), lenient=True), warning)
-    kind = schema.get("type", "object")
-    known = kind if kind in ("object", "array", "string", "number", "integer", "boolean", "null") else "object"
-    warning = f"Of the JSON schema, nothing is enforced but the type of the answer: {known}."
-    yield GrammarText(_from_schema({"type": known}), warning)
+    kinds, name = _types(schema, default=() if constraint.param == "tools" else ("object",))
+    warning = f"Of the JSON schema, nothing is enforced but the type of the answer: {name}."
+    yield GrammarText(_from_schema(kinds), warning)
+
+
+def _types(schema: Mapping[str, Any], *, default: Sequence[str]) -> tuple[dict[str, Any], str]:
+    """Return what a schema says of the type, as a schema, and its name. An answer is an object unless it says more."""
+    kinds = schema.get("type", [])
+    known = [
+        kind for kind in (kinds if isinstance(kinds, list) else [kinds]) if isinstance(kind, str) and kind in TYPES
+    ]
+    if not known and any(keyword in schema for keyword in ("anyOf", "oneOf", "allOf", "enum", "const")):
+        default = ()
+    known = known or list(default)
+    return ({"type": known}, " or ".join(known)) if known else ({}, "JSON")
 
 
 def _from_gbnf(source: str) -> str:
     converted = convert_gbnf(source)
     if converted.kind == "regex":
         return LLMatcher.grammar_from_regex(converted.source)
-    return LLMatcher.grammar_from_lark(converted.source)
+    return _from_lark(converted.source)
 
 
 def _choice(constraint: Constraint) -> str:
@@ -126,10 +157,10 @@ def _choice(constraint: Constraint) -> str:
     if not texts or not all(isinstance(text, str) for text in texts):
         message = "A choice needs a list of at least one string."
         raise ConstraintError(message)
-    return "start: " + " | ".join(map(_literal, dict.fromkeys(texts)))
+    return "start: " + " | ".join(map(quoted, dict.fromkeys(texts)))
 
 
-def _structural_tag(constraint: Constraint, special: SpellToken) -> str:
+def _structural_tag(constraint: Constraint, special: SpecialToken) -> str:
     """Return a grammar of free text in which each trigger begins one of the structures.
 
     A lazy lexeme ends with the trigger, so that text can't run on over it. A trigger, a beginning or an end that is a
@@ -156,7 +187,7 @@ def _tag(
     index: int,
     structure: Any,  # noqa: ANN401  # any JSON value
     triggers: list[Any],
-    special: SpellToken,
+    special: SpecialToken,
 ) -> Iterator[str]:
     path = f"structures[{index}]"
     begin, end = (structure.get(key) if isinstance(structure, dict) else None for key in ("begin", "end"))
@@ -171,12 +202,12 @@ def _tag(
     check_multiples(schema)
     options = {**_object(schema.get("x-guidance")), "whitespace_pattern": WHITE_SPACE, "lenient": not constraint.strict}
     body = json.dumps({**schema, "x-guidance": options})
-    yield f"open_{index}[lazy]: TEXT {_literal(trigger)}"
+    yield f"open_{index}[lazy]: TEXT {quoted(trigger)}"
     token = special(trigger)
     opened = f"open_{index}" if token is None else f"(open_{index} | TEXT <[{token}]>)"
     token = special(end)
-    closed = _literal(end) if token is None else f"({_literal(end)} | <[{token}]>)"
-    yield f"tag_{index}: {opened} {_literal(begin[len(trigger) :])} %json {body} {closed}"
+    closed = quoted(end) if token is None else f"({quoted(end)} | <[{token}]>)"
+    yield f"tag_{index}: {opened} {quoted(begin[len(trigger) :])} %json {body} {closed}"
 
 
 def _object(value: object) -> dict[str, Any]:
@@ -204,8 +235,3 @@ def _n_bytes(constraint: Constraint, text: str) -> int:
     except UnicodeEncodeError as error:
         message = f"The {constraint.kind} holds half of a surrogate pair; leave it out."
         raise ConstraintError(message) from error
-
-
-def _literal(text: str) -> str:
-    """Return a text as Lark writes it. Its escapes are those of JSON, and more characters need one."""
-    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(text, ensure_ascii=False))

@@ -6,27 +6,24 @@ import hashlib
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 from llguidance import LLExecutor, LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.numpy import fill_next_token_bitmask, fill_next_token_bitmask_par
 from numpy.typing import NDArray
 
-from localllm import Constraint, InvalidRequestError, UnavailableError
+from localllm import Constraint
 
-from .grammar_text import GrammarText, SpellToken, grammar_texts, param_of
+from .grammar_compiler import BuildMatcher, Compiled, GrammarCompiler, first_line
+from .grammar_tokenizer import GrammarVocabulary
+from .lark_text import SpecialToken
 from .tokenizer import LlamaTokenizer
 
 COMPILE_SECONDS = 5.0
 CACHED_GRAMMARS = 64
 CACHED_SOURCE_BYTES = 1024 * 1024  # a compiled grammar may take 200 times its source
 MASK_THREADS = 4
-_STACK_BYTES = 64 * 1024 * 1024  # llguidance recurs over chains of rules; 8 MiB overflow at some 3,000
-_STRAYS = 2  # compilations that went on when nobody waited any more
 
 LIMITS = LLParserLimits(
     max_lexer_states=50_000,  # of some 2 kB each; 250,000 unless told
@@ -37,7 +34,6 @@ LIMITS = LLParserLimits(
 _log = logging.getLogger(__name__)
 
 Ids = NDArray[np.intp]
-BuildMatcher = Callable[[str], LLMatcher]
 
 
 class GrammarState:
@@ -59,7 +55,7 @@ class GrammarState:
         """Go on by a token that is allowed."""
         self.matcher.consume_token(token)
         if self.matcher.is_error():
-            _log.warning("a grammar failed, so that its answer ends early: %s", _first_line(self.matcher.get_error()))
+            _log.warning("a grammar failed, so that its answer ends early: %s", first_line(self.matcher.get_error()))
 
 
 class Masks:
@@ -88,19 +84,15 @@ class Masks:
         return bits.view(np.bool_).nonzero()[0]
 
 
-@dataclass(frozen=True, slots=True)
-class _Compiled:
-    matcher: LLMatcher  # never advanced: choices use copies
-    warnings: tuple[str, ...]
-    source_bytes: int
-
-
 class Grammars:
-    """The grammars of one model. ``compile`` runs on the intake thread, ``begin`` on the step thread."""
+    """The grammars of one model. ``compile`` runs on the intake thread, ``begin`` on the step thread.
+
+    ``tokenizer`` is the whole one, or one that is built when the first grammar is.
+    """
 
     def __init__(
         self,
-        tokenizer: LLTokenizer,
+        tokenizer: LLTokenizer | GrammarVocabulary,
         texts: LlamaTokenizer,
         *,
         build: BuildMatcher | None = None,
@@ -108,12 +100,14 @@ class Grammars:
     ) -> None:
         self.masks = Masks(texts.n_vocab, (tokenizer.vocab_size + 31) // 32)
         self.ends = frozenset(tokenizer.eos_tokens)
-        self._build = build or (lambda text: LLMatcher(tokenizer, text, limits=LIMITS, log_level=0))
-        self._special: SpellToken = lambda text: _visible_special(tokenizer, texts, text)
-        self._compile_seconds = compile_seconds
-        self._compiling = threading.BoundedSemaphore(_STRAYS + 1)
+        self._whole = tokenizer.build if isinstance(tokenizer, GrammarVocabulary) else lambda: tokenizer
+        self._build = build or (lambda text: LLMatcher(self._whole(), text, limits=LIMITS, log_level=0))
+        self._special: SpecialToken = lambda text: _special(tokenizer, texts, text)
+        self._compiler = GrammarCompiler(
+            lambda text: self._build(text), lambda text: _visible(texts, text, self._special(text)), compile_seconds
+        )
         self._lock = threading.Lock()
-        self._cache: OrderedDict[bytes, _Compiled] = OrderedDict()
+        self._cache: OrderedDict[bytes, Compiled] = OrderedDict()
         self._cached_bytes = 0
 
     def compile(self, constraint: Constraint) -> tuple[str, ...]:
@@ -124,21 +118,27 @@ class Grammars:
         """Return a state at the beginning of a grammar; compiles it only where it was dropped again in between."""
         return GrammarState(self._compiled(constraint).matcher.deep_copy())
 
+    def special_token(self, text: str) -> int | None:
+        """Return the special token (control, or visible like ``<tool_call>`` in many files) that is spelled so."""
+        return self._special(text)
+
     def close(self) -> None:
         """Let go of what was compiled, and so of the vocabulary, once no choice has a state any more."""
         with self._lock:
             self._cache.clear()
         self._build = _closed
+        self._whole = _no_tokenizer
         self._special = _no_special
 
-    def _compiled(self, constraint: Constraint) -> _Compiled:
+    def _compiled(self, constraint: Constraint) -> Compiled:
         key = _key(constraint)
         with self._lock:
             compiled = self._cache.get(key)
             if compiled is not None:
                 self._cache.move_to_end(key)
                 return compiled
-        compiled = self._compile(constraint)
+        self._whole()  # not within the time that a grammar has
+        compiled = self._compiler.compile(constraint)
         with self._lock:
             if key not in self._cache:
                 self._cache[key] = compiled
@@ -149,58 +149,16 @@ class Grammars:
                 self._cached_bytes -= self._cache.popitem(last=False)[1].source_bytes
         return compiled
 
-    def _compile(self, constraint: Constraint) -> _Compiled:
-        reason = ""
-        warnings: list[str] = []
-        for grammar in grammar_texts(constraint, self._special):
-            matcher = self._in_time(constraint, grammar)
-            if matcher.is_error():
-                reason = reason or _first_line(matcher.get_error())
-                continue
-            if grammar.warning:
-                warnings.append(f"{grammar.warning} {reason}".rstrip())
-            warnings += (
-                f"A part of the JSON schema is not enforced. {text}." for text in matcher.get_grammar_warnings()
-            )
-            return _Compiled(matcher, tuple(warnings), len(constraint.source))
-        message = f"The {constraint.kind} can't be honoured: {reason}"
-        raise InvalidRequestError(message, param=param_of(constraint))
 
-    def _in_time(self, constraint: Constraint, grammar: GrammarText) -> LLMatcher:
-        """Build a matcher on a thread of its own, which has stack enough and can be left behind.
-
-        The library lets the interpreter go on meanwhile, but can't be stopped.
-        """
-        if not self._compiling.acquire(timeout=self._compile_seconds):
-            message = "Grammars of other requests take too long to compile; try again later."
-            raise UnavailableError(message)
-        result: Future[LLMatcher] = Future()
-
-        def run() -> None:
-            try:
-                result.set_result(self._build(grammar.text))
-            except BaseException as error:  # noqa: BLE001  # a panic in the library is no Exception; it goes to the caller
-                result.set_exception(error)
-            finally:
-                self._compiling.release()
-
-        _start_thread(run)
-        try:
-            return result.result(self._compile_seconds)
-        except FutureTimeoutError as error:
-            message = f"The {constraint.kind} takes more than {self._compile_seconds:g} s to compile; make it simpler."
-            raise InvalidRequestError(message, param=param_of(constraint)) from error
-
-
-def _visible_special(tokenizer: LLTokenizer, texts: LlamaTokenizer, text: str) -> int | None:
-    """Return the token that ``text`` is as a whole, if llguidance takes it for no text though an answer shows it.
-
-    Such are markers like ``<tool_call>`` in many files. Control tokens are special too, but never shown.
-    """
+def _special(tokenizer: LLTokenizer | GrammarVocabulary, texts: LlamaTokenizer, text: str) -> int | None:
+    """Return the token that ``text`` is as a whole, if llguidance takes it for no text."""
     tokens = texts.encode(text, add_special=False, parse_special=True) if text else []
-    if len(tokens) == 1 and tokenizer.is_special_token(tokens[0]) and texts.piece(tokens[0]) == text.encode():
-        return tokens[0]
-    return None
+    return tokens[0] if len(tokens) == 1 and tokenizer.is_special_token(tokens[0]) else None
+
+
+def _visible(texts: LlamaTokenizer, text: str, token: int | None) -> int | None:
+    """Return a special token if raw answers show it; control tokens they don't."""
+    return token if token is not None and texts.piece(token) == text.encode() else None
 
 
 def _no_special(_: str) -> None:
@@ -212,23 +170,14 @@ def _closed(_: str) -> LLMatcher:
     raise RuntimeError(message)
 
 
-def _start_thread(run: Callable[[], None]) -> None:
-    thread = threading.Thread(target=run, name="grammar", daemon=True)
-    before = threading.stack_size(_STACK_BYTES)
-    try:
-        thread.start()
-    finally:
-        threading.stack_size(before)
+def _no_tokenizer() -> LLTokenizer:
+    message = "the model is closed"
+    raise RuntimeError(message)
 
 
 def _key(constraint: Constraint) -> bytes:
-    head = f"{constraint.kind} {constraint.strict} ".encode()
-    return hashlib.sha256(head + constraint.source.encode(errors="surrogatepass")).digest()
-
-
-def _first_line(message: str) -> str:
-    """Return a library's message as one line: what it says first, and what it calls the error."""
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    text = " ".join([*lines[:1], *errors])[:300]
-    return text if text.endswith(".") else f"{text}."
+    digest = hashlib.sha256(f"{constraint.kind} {constraint.strict} {len(constraint.parts)} ".encode())
+    digest.update(hashlib.sha256(constraint.source.encode(errors="surrogatepass")).digest())
+    for part in constraint.parts:
+        digest.update(_key(part))
+    return digest.digest()

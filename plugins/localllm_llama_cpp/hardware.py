@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import importlib.util
 import math
 import os
@@ -30,6 +29,8 @@ def build_id() -> str:
     It reads as ``llama-cpp-python 0.3.36, llama.cpp 0c1e570, files 5f2d...``.
     Raises ``ModuleNotFoundError`` where llama-cpp-python is not installed.
     """
+    from importlib.metadata import version  # workers need none of it, and their first token waits for their imports
+
     spec = importlib.util.find_spec("llama_cpp")  # finds the package's folder; runs none of its code
     if spec is None or not spec.submodule_search_locations:
         message = "llama-cpp-python is not installed; install it with: pip install llama-cpp-python"
@@ -42,8 +43,7 @@ def build_id() -> str:
             digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns}\n".encode())
             if "ggml-base" in file.name and (found := _COMMIT.search(file.read_bytes())):
                 commit = found.group(1).decode()
-    version = importlib.metadata.version("llama-cpp-python")
-    return f"llama-cpp-python {version}, llama.cpp {commit}, files {digest.hexdigest()[:12]}"
+    return f"llama-cpp-python {version('llama-cpp-python')}, llama.cpp {commit}, files {digest.hexdigest()[:12]}"
 
 
 def physical_cores() -> int:
@@ -64,6 +64,15 @@ def available_memory_bytes() -> int:
         available = _unused_pages()
     limits = [free for free in (_cgroup_v2_free(), _cgroup_v1_free()) if free is not None]
     return min([available, *limits])
+
+
+def total_memory_bytes() -> int:
+    """Return the memory, in bytes, that this machine or container has; what is available where it doesn't tell."""
+    names = getattr(os, "sysconf_names", {})
+    known = "SC_PHYS_PAGES" in names
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else available_memory_bytes()
+    limits = (_read_int(_CGROUP / "memory.max"), _read_int(_CGROUP / "memory" / "memory.limit_in_bytes"))
+    return min([physical, *(limit for limit in limits if limit is not None and limit < _UNLIMITED)])
 
 
 def _thread_siblings(cpu: int) -> str:

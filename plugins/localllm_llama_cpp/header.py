@@ -3,37 +3,33 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import llama_cpp.llama_cpp as lib
 
-from .memory import BYTES_PER_VALUE, CacheShape
+from .model_facts import ModelFacts, read_facts
 from .sampling_defaults import SamplingDefaults
-from .settings import LlamaCppSettings
+from .tensors import number_lists
 
-WINDOW_PERIODS = {
-    "afmoe": 4,
-    "cohere2": 4,
-    "exaone4": 4,
-    "gemma2": 2,
-    "gemma3": 6,
-    "gemma3n": 5,
-    "gpt-oss": 2,
-    "llama4": 4,
-    "olmo2": 4,
-    "plamo3": 8,
-    "smallthinker": 4,
-}
-"""Architectures of which one layer in so many sees everything and the others a window (``load_swa_pattern`` calls)."""
+_PER_LAYER = frozenset(
+    {
+        *("attention.head_count", "attention.head_count_kv", "attention.sliding_window_pattern"),
+        "feed_forward_length",
+    }
+)
+"""What may be one number, or one for each layer."""
 
 
 class ModelHeader:
     """Read access to the header of a loaded model."""
 
-    def __init__(self, model: Any) -> None:  # noqa: ANN401  # llama_model pointer
+    def __init__(self, model: Any, path: Path) -> None:  # noqa: ANN401  # llama_model pointer
         self._model = model
+        self._path = path
         self.architecture = self.text("general.architecture") or "unknown"
 
     def text(self, key: str) -> str | None:
@@ -102,38 +98,18 @@ class ModelHeader:
             min_p=recommended("min_p", usual.min_p, lambda value: 0 <= value <= 1),
         )
 
-    def cache_shape(self, settings: LlamaCppSettings) -> CacheShape:
-        """Return what one position costs in the KV cache (``llama_kv_cache``'s constructor).
+    def facts(self) -> ModelFacts:
+        """Return the model's sizes. Raises ``ValueError`` where the header is silent about them."""
+        n_vocab = int(lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(self._model)))
+        return read_facts(self.architecture, self._find, n_vocab, self.n_swa)
 
-        Layers whose sizes differ are counted like the first one: header arrays are out of the API's reach.
-        """
-        n_layer = int(lib.llama_model_n_layer(self._model))
-        recurrent_only = bool(lib.llama_model_is_recurrent(self._model))
-        layer_bytes = self._layer_bytes(settings)
-        period = self.own("attention.sliding_window_pattern", WINDOW_PERIODS.get(self.architecture, 1))
-        windowed = n_layer - n_layer // period if self.n_swa > 0 and period > 1 else 0
-        return CacheShape(
-            cell_bytes=0.0 if recurrent_only else (n_layer - windowed) * layer_bytes,
-            window_cell_bytes=windowed * layer_bytes,
-            n_swa=self.n_swa,
-            state_bytes=n_layer * self._state_bytes() if self.is_recurrent else 0.0,
-            recurrent_only=recurrent_only,
-        )
+    def _find(self, key: str) -> float | Sequence[float] | None:
+        text = self.text(f"{self.architecture}.{key}")
+        if text is None:
+            return self._lists.get(f"{self.architecture}.{key}") if key in _PER_LAYER else None
+        return float(text == "true") if text in ("true", "false") else self.number(f"{self.architecture}.{key}")
 
-    def _layer_bytes(self, settings: LlamaCppSettings) -> float:
-        n_head_kv = int(lib.llama_model_n_head_kv(self._model))
-        head_size = int(lib.llama_model_n_embd(self._model)) // max(1, int(lib.llama_model_n_head(self._model)))
-        keys = n_head_kv * self.own("attention.key_length", head_size)
-        values = n_head_kv * self.own("attention.value_length", head_size)
-        if self.own("attention.key_length_mla"):  # latent attention keeps one vector for keys and values
-            values = 0
-        return keys * BYTES_PER_VALUE[settings.cache_type_k] + values * BYTES_PER_VALUE[settings.cache_type_v]
-
-    def _state_bytes(self) -> float:
-        """One recurrent layer's state of one sequence, float32 (``llama_hparams::n_embd_r`` and ``n_embd_s``)."""
-        inner, state = self.own("ssm.inner_size"), self.own("ssm.state_size")
-        kernel, groups = self.own("ssm.conv_kernel"), self.own("ssm.group_count")
-        values = max(0, kernel - 1) * (inner + 2 * groups * state) + state * inner
-        heads = self.own("wkv.head_size")
-        n_embd = int(lib.llama_model_n_embd(self._model))
-        return 4.0 * (values or n_embd * (heads + 2))
+    @functools.cached_property
+    def _lists(self) -> Mapping[str, Sequence[float]]:
+        """What differs from layer to layer, which the library's API doesn't tell."""
+        return number_lists(self._path, frozenset(f"{self.architecture}.{key}" for key in _PER_LAYER))

@@ -13,6 +13,7 @@ from .constraint_error import ConstraintError
 
 MAX_NESTING = 64  # objects and arrays in one another
 MAX_MULTIPLE = 100_000  # "multipleOf" becomes an automaton with so many states: 0.1 s; 10**8 are minutes and gigabytes
+TYPES = frozenset(("object", "array", "string", "number", "integer", "boolean", "null"))
 _SAFE_IN_REFS = "#/%?:@!$&'()*+,;=~"
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +18,29 @@ from localllm import (
     ModelLoadError,
 )
 
-from .chat_renderer import ChatRenderer
-from .context import NativeModel, describe_context, make_context
+from .adapters import load_adapters
+from .chat_renderer import BrokenRenderer, ChatRenderer, describe_format, find_format
+from .compute_memory import GRAMMAR_BYTES_PER_TOKEN
+from .context import NativeModel, describe_context, lacks_memory, make_context, memory_detail
 from .decoder import LlamaDecoder
 from .dry import DrySource
 from .gaps import CPU_RULE, GPU_RULE
-from .grammar_tokenizer import grammar_tokenizer
+from .grammar_tokenizer import GrammarVocabulary
 from .grammars import Grammars
 from .hardware import available_memory_bytes
 from .header import ModelHeader
+from .idle_work import IdleWork
+from .loading import Loading
 from .log import native_log
+from .memory_meter import MemoryMeter
 from .native_params import model_params, uses_gpu
+from .offload import describe_offload, plan_for
 from .pool_loader import LlamaPoolerModel, assemble_pooler
 from .sampler_factory import SamplerFactory, SeedSource, VocabularyFacts
 from .sandbox import TemplateLimitError
 from .settings import LlamaCppSettings
-from .template import BrokenTemplate, ChatTemplate
+from .template import ChatTemplate
+from .template_source import TemplateSource, template_source
 from .tokenizer import LlamaTokenizer, suppressed_tokens
 
 
@@ -43,16 +51,20 @@ class LlamaModel:
     info: ModelInfo
     decoder: LlamaDecoder
     tokenizer: LlamaTokenizer
-    renderer: ChatRenderer | None
+    renderer: ChatRenderer | BrokenRenderer | None
     constraints: Grammars
     dry: DrySource
     native: NativeModel
+    vocabulary: GrammarVocabulary
+    ahead: IdleWork
 
     def close(self) -> None:
         """Free samplers, grammars, context and model, in this order; nothing of it may be used afterwards."""
+        self.ahead.close()
         self.decoder.close_all()
         self.dry.close()
         self.constraints.close()
+        self.vocabulary.close()
         self.native.close()
 
 
@@ -64,12 +76,16 @@ def load(request: LoadRequest) -> LlamaModel | LlamaPoolerModel:
         message = f"The settings of model {request.model_id!r} are wrong: {error}."
         raise ModelLoadError(message) from error
     path = _checked_path(request)
+    meter = MemoryMeter()
     free_bytes = available_memory_bytes()
+    lib.llama_backend_init()
+    offload, settings = plan_for(request, path, settings)
     native = _load_file(request, path, settings)
+    loading = Loading(request, path, native, settings, offload, free_bytes, meter)
     try:
-        if request.mode is Mode.POOL:
-            return assemble_pooler(request, path, native, settings, free_bytes)
-        return _assemble(request, native, settings, free_bytes)
+        native.adapters = load_adapters(request.model_id, native.model, native.log, settings.lora)
+        meter.file_is_loaded(native.buffers)
+        return assemble_pooler(loading) if request.mode is Mode.POOL else _assemble(loading)
     except BaseException:
         native.close()
         raise
@@ -95,28 +111,32 @@ def _checked_path(request: LoadRequest) -> Path:
 def _load_file(request: LoadRequest, path: Path, settings: LlamaCppSettings) -> NativeModel:
     log = native_log()
     log.forget_errors()
-    lib.llama_backend_init()
+    log.listen()
     params, keep_alive = model_params(settings, safe_mode=request.safe_mode)
     model = lib.llama_model_load_from_file(str(path).encode(), params)
-    if not model:
-        reason = log.first_error or "llama.cpp gave no reason"
-        message = f"llama.cpp can't load {path} for model {request.model_id!r}: {reason}."
-        raise ModelFileError(message)
-    return NativeModel(log, model, keep_alive=keep_alive)
+    buffers = log.heard()
+    if model:
+        return NativeModel(log, model, keep_alive=keep_alive, buffers=buffers)
+    reason = log.first_error or "llama.cpp gave no reason"
+    message = f"llama.cpp can't load {path} for model {request.model_id!r}: {reason}."
+    if lacks_memory(reason):
+        raise ModelLoadError(message, detail=memory_detail(reason, uses_gpu=uses_gpu(settings)))
+    raise ModelFileError(message)
 
 
-def _assemble(request: LoadRequest, native: NativeModel, settings: LlamaCppSettings, free_bytes: int) -> LlamaModel:
-    header = ModelHeader(native.model)
-    size_bytes = int(lib.llama_model_size(native.model))
-    # The weights of a mapped file come into memory only as they are used, so that what is free now would deceive.
-    budget_bytes = max(0, int((free_bytes - size_bytes) * settings.memory_fraction))
-    plan = make_context(request.model_id, native, header, settings, budget_bytes)
+def _assemble(loading: Loading) -> LlamaModel:
+    request, native, settings = loading.request, loading.native, loading.settings
+    header = ModelHeader(native.model, loading.path)
+    plan = make_context(request.model_id, native, header, settings, loading.cache_budget())
+    native.adapters.apply(native.context)
+    loading.meter.context_is_made()
     capabilities = describe_context(native, header, settings, plan)
     vocab = lib.llama_model_get_vocab(native.model)
     tokenizer = LlamaTokenizer(vocab)
-    renderer, template_notes = _renderer(header, vocab, tokenizer)
-    # Now, not when a grammar is first asked for: it would stop the step thread, and all answers, for half a second.
-    grammars = Grammars(grammar_tokenizer(vocab, tokenizer.end_tokens), tokenizer)
+    vocabulary = GrammarVocabulary(vocab, tokenizer.end_tokens)
+    grammars = Grammars(vocabulary, tokenizer)
+    template = template_source(request.model_id, header.chat_template, settings.chat_template_file)
+    chat = _chat(template, vocab, tokenizer, settings, grammars)
     samplers = SamplerFactory(
         defaults=header.sampling_defaults(),
         vocabulary=VocabularyFacts(tokenizer.n_vocab, tokenizer.end_tokens, suppressed_tokens(vocab)),
@@ -127,48 +147,72 @@ def _assemble(request: LoadRequest, native: NativeModel, settings: LlamaCppSetti
         grammars=grammars,
     )
     gap_rule = GPU_RULE if uses_gpu(settings) else CPU_RULE
-    return LlamaModel(
+    ahead = IdleWork(vocabulary.build_ahead)
+    model = LlamaModel(
         info=ModelInfo(
             context_length=capabilities.context_length,
             n_vocab=tokenizer.n_vocab,
             description=header.description,
             n_params=int(lib.llama_model_n_params(native.model)),
-            size_bytes=size_bytes,
-            has_chat_template=renderer is not None and renderer.is_usable,
-            notes=(*plan.notes, *template_notes),
+            size_bytes=loading.weights_bytes,
+            has_chat_template=isinstance(chat.renderer, ChatRenderer),
+            notes=(*loading.offload.notes, *plan.notes, *chat.notes),
             meta={
                 "architecture": header.architecture,
                 "kv_layout": capabilities.layout,
                 "kv_cells": capabilities.n_cells,
                 "parallel": capabilities.parallel,
                 "cached_sequences": plan.cached_sequences,
+                "offload": describe_offload(loading.offload, int(lib.llama_model_n_layer(native.model))),
+                **({"lora": native.adapters.describe()} if native.adapters.names else {}),
+                **chat.meta,
             },
+            adapters=native.adapters.named,
+            memory=loading.memory(GRAMMAR_BYTES_PER_TOKEN * tokenizer.n_vocab),
         ),
-        decoder=LlamaDecoder(native.context, capabilities, tokenizer.n_vocab, samplers, grammars.masks, gap_rule),
+        decoder=LlamaDecoder(
+            native.context, capabilities, tokenizer.n_vocab, samplers, grammars.masks, gap_rule, ahead, native.adapters
+        ),
         tokenizer=tokenizer,
-        renderer=renderer,
+        renderer=chat.renderer,
         constraints=grammars,
         dry=samplers.dry,
         native=native,
+        vocabulary=vocabulary,
+        ahead=ahead,
     )
+    # It stalls the step thread, and all answers, for a third of a second: better while there are none.
+    ahead.start()
+    return model
 
 
-def _renderer(
-    header: ModelHeader,
+@dataclass(frozen=True, slots=True)
+class _Chat:
+    """What renders conversations, if there is a template, what is told of it, and notes on what is wrong with it."""
+
+    renderer: ChatRenderer | BrokenRenderer | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def _chat(
+    source: TemplateSource | None,
     vocab: Any,  # noqa: ANN401  # llama_vocab pointer
     tokenizer: LlamaTokenizer,
-) -> tuple[ChatRenderer | None, tuple[str, ...]]:
-    """Return the chat template, if there is one, and notes on what is wrong with it."""
-    source = header.chat_template
+    settings: LlamaCppSettings,
+    grammars: Grammars,
+) -> _Chat:
     if source is None:
-        return None, ()
+        return _Chat()
     try:
         template = ChatTemplate(
-            source,
+            source.text,
             bos_token=tokenizer.written_out(int(lib.llama_vocab_bos(vocab))),
             eos_token=tokenizer.written_out(int(lib.llama_vocab_eos(vocab))),
             add_bos=bool(lib.llama_vocab_get_add_bos(vocab)),
         )
     except (jinja2.TemplateError, TemplateLimitError) as error:
-        return ChatRenderer(BrokenTemplate(str(error))), (f"The chat template can't be compiled: {error}.",)
-    return ChatRenderer(template), ()
+        return _Chat(BrokenRenderer(str(error)), notes=(f"{source.name} can't be compiled: {error}.",))
+    found, notes = find_format(template, settings.chat_format)
+    renderer = ChatRenderer(template, found, grammars.special_token, tokenizer.end_tokens)
+    return _Chat(renderer, {"chat_format": describe_format(found.format)}, notes)

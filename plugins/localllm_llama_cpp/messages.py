@@ -30,21 +30,32 @@ def rewrites(messages: Sequence[Message]) -> Iterator[list[Message]]:
         yield _join_neighbours(_fold_system(joined[0], joined[1:]))
 
 
+def add_to_system(messages: Sequence[Message], text: str) -> list[Message]:
+    """Return the conversation with ``text`` at the end of the system message that it begins with, or gets."""
+    if messages and messages[0]["role"] == "system":
+        return [{**messages[0], "content": _join(messages[0]["content"], text)}, *messages[1:]]
+    return [{"role": "system", "content": text}, *messages]
+
+
 def _prepared(message: Mapping[str, Any], *, knows_developer: bool) -> Message:
-    copy = dict(message)
+    copy = {key: value for key, value in message.items() if key not in _REASONING_NAMES}
+    copy["content"] = copy.get("content") or ""  # a template that writes None would write it out
     if copy["role"] == "developer" and not knows_developer:
         copy["role"] = "system"
-    reasoning = next((copy[name] for name in _REASONING_NAMES if copy.get(name)), None)
+    reasoning = next((message[name] for name in _REASONING_NAMES if message.get(name)), None)
     if reasoning is not None:
         copy.update(dict.fromkeys(_REASONING_NAMES, reasoning))
     return copy
 
 
+_PLAIN = frozenset({"role", "content", "name"})  # what else a message carries belongs to it alone
+
+
 def _join_neighbours(messages: Sequence[Message]) -> list[Message]:
+    """Join neighbours of one role. Their names are dropped: few templates show any."""
     joined: list[Message] = []
     for message in messages:
-        plain = set(message) <= {"role", "content"}  # what else a message carries belongs to it alone
-        if joined and plain and set(joined[-1]) <= {"role", "content"} and joined[-1]["role"] == message["role"]:
+        if joined and _PLAIN.issuperset((*message, *joined[-1])) and joined[-1]["role"] == message["role"]:
             joined[-1] = {"role": message["role"], "content": _join(joined[-1]["content"], message["content"])}
         else:
             joined.append(dict(message))

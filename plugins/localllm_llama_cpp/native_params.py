@@ -8,6 +8,7 @@ import llama_cpp.llama_cpp as lib
 
 from localllm import PoolingKind
 
+from .compute_memory import output_rows
 from .hardware import physical_cores
 from .memory import MemoryPlan
 from .pool_memory import PoolPlan
@@ -25,14 +26,13 @@ _ROPE_SCALING_TYPES = {"model": -1, "none": 0, "linear": 1, "yarn": 2, "longrope
 _POOLING_TYPES: dict[PoolingKind, int] = {"mean": 1, "cls": 2, "last": 3, "rank": 4}  # enum llama_pooling_type
 _N_BATCH_CPU = 512  # one micro-batch: on a CPU larger steps are no faster, and a cancel waits for the step to end
 _N_BATCH_GPU = 2048
-_SCORED_ROWS = 64  # so many positions of a prompt give their logits at once: fewer would leave matrix kernels idle
 _BYTES_PER_THREAD = 8 * 1024 * 1024  # of weights: less is read and multiplied faster than two threads can meet
 
 
 def model_params(settings: LlamaCppSettings, *, safe_mode: bool) -> tuple[Any, list[Any]]:
     """Return ``llama_model_params``, and the objects that must live as long as the model."""
     params = lib.llama_model_default_params()
-    params.n_gpu_layers = settings.n_gpu_layers
+    params.n_gpu_layers = -1 if settings.n_gpu_layers == "auto" else settings.n_gpu_layers
     params.split_mode = _SPLIT_MODES[settings.split_mode]
     params.main_gpu = settings.main_gpu
     # enum llama_load_mode: NONE 0, MMAP 1, MLOCK 2, MMAP_MLOCK 3
@@ -64,16 +64,8 @@ def context_params(settings: LlamaCppSettings, plan: MemoryPlan, model_bytes: in
     params.kv_unified = plan.layout == "unified"
     params.n_batch = settings.n_batch or (_N_BATCH_GPU if uses_gpu(settings) else _N_BATCH_CPU)
     params.n_ubatch = settings.n_ubatch
-    params.n_outputs_max = output_rows(plan)  # the library asserts on more
+    params.n_outputs_max = output_rows(plan.n_seq_max)  # the library asserts on more
     return params
-
-
-def output_rows(plan: MemoryPlan) -> int:
-    """Return how many rows of logits one batch may ask for: the library reserves one for each sequence in any case.
-
-    Each takes four bytes per token of the vocabulary, once where it is computed and once where it is read.
-    """
-    return max(plan.n_seq_max, _SCORED_ROWS)
 
 
 def pool_context_params(
@@ -118,5 +110,5 @@ def _common_params(settings: LlamaCppSettings, model_bytes: int) -> Any:  # noqa
 
 
 def uses_gpu(settings: LlamaCppSettings) -> bool:
-    """Whether layers go to a GPU: some are wanted there, and the build knows how."""
+    """Whether layers go to a GPU: some are wanted there (as planned), and the build knows how."""
     return settings.n_gpu_layers != 0 and bool(lib.llama_supports_gpu_offload())

@@ -6,7 +6,7 @@ import llama_cpp.llama_cpp as lib
 
 from localllm import ModelLoadError, PoolingKind
 
-from .context import NativeModel
+from .context import NativeModel, cache_shape, lacks_memory, memory_detail
 from .header import ModelHeader
 from .memory import CacheShape
 from .native_params import pool_context_params, uses_gpu
@@ -47,16 +47,19 @@ def make_pool_context(
         header.architecture not in ENCODERS and header.text(f"{header.architecture}.attention.causal") != "false"
     )
     for _ in range(_ATTEMPTS):
-        plan, shape = _plan(native, header, settings, budget_bytes, cut_texts=cut_texts)
+        plan, shape = _plan(model_id, native, header, settings, budget_bytes, cut_texts=cut_texts)
         native.log.forget_errors()
+        native.log.listen()
         model_bytes = int(lib.llama_model_size(native.model))
         params = pool_context_params(settings, plan, kind, model_bytes)
         native.context = lib.llama_init_from_model(native.model, params)
+        buffers = native.log.heard()
         if not native.context:
-            if "alloc" not in native.log.first_error:
+            if not lacks_memory(native.log.first_error):
                 break
             budget_bytes = int(pool_bytes(plan, shape)) // 2
         elif _can_cut(native) == cut_texts:
+            native.buffers += buffers
             return plan
         else:  # the header did not say how the model attends
             cut_texts = not cut_texts
@@ -66,7 +69,7 @@ def make_pool_context(
         f"llama.cpp can't make a context for texts of {plan.context_length} tokens for model {model_id!r}: "
         f"{native.log.first_error or 'it gave no reason'}. If memory is short, lower context_length."
     )
-    raise ModelLoadError(message)
+    raise ModelLoadError(message, detail=memory_detail(native.log.first_error, uses_gpu=uses_gpu(settings)))
 
 
 def _can_cut(native: NativeModel) -> bool:
@@ -75,7 +78,13 @@ def _can_cut(native: NativeModel) -> bool:
 
 
 def _plan(
-    native: NativeModel, header: ModelHeader, settings: LlamaCppSettings, budget_bytes: int, *, cut_texts: bool
+    model_id: str,
+    native: NativeModel,
+    header: ModelHeader,
+    settings: LlamaCppSettings,
+    budget_bytes: int,
+    *,
+    cut_texts: bool,
 ) -> tuple[PoolPlan, PoolShape]:
     n_embd = int(lib.llama_model_n_embd(native.model))
     shape = PoolShape(
@@ -84,7 +93,7 @@ def _plan(
         n_ff=header.own("feed_forward_length") or 4 * n_embd,
         n_head=int(lib.llama_model_n_head(native.model)),
         cut_texts=cut_texts,
-        cache=header.cache_shape(settings) if cut_texts else CacheShape(0.0),
+        cache=cache_shape(model_id, header, settings) if cut_texts else CacheShape(0.0),
         has_state=header.is_recurrent,
         flash_attention=settings.flash_attention is not False,
     )

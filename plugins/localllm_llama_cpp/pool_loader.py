@@ -7,12 +7,15 @@ from pathlib import Path
 
 import llama_cpp.llama_cpp as lib
 
-from localllm import LoadRequest, ModelInfo, ModelLoadError, PoolingInfo, PoolingKind
+from localllm import ModelInfo, ModelLoadError, PoolingInfo, PoolingKind
 
 from .context import NativeModel
 from .header import ModelHeader
+from .loading import Loading
+from .offload import describe_offload
 from .pool_context import check_can_pool, make_pool_context
 from .pool_encoder import LlamaPoolEncoder, pair_writer, special_tokens
+from .pool_memory import PoolPlan
 from .pooler import LlamaPooler
 from .pooling_rules import FileFacts, ScoreRule, choose_kind, choose_score
 from .settings import LlamaCppSettings
@@ -38,21 +41,19 @@ class LlamaPoolerModel:
         self.native.close()
 
 
-def assemble_pooler(
-    request: LoadRequest, path: Path, native: NativeModel, settings: LlamaCppSettings, free_bytes: int
-) -> LlamaPoolerModel:
+def assemble_pooler(loading: Loading) -> LlamaPoolerModel:
     """Make a pooler of a loaded file. Raises ``ModelFileError`` or ``ModelLoadError``."""
-    header = ModelHeader(native.model)
+    request, path, native, settings = loading.request, loading.path, loading.native, loading.settings
+    header = ModelHeader(native.model, path)
     check_can_pool(request.model_id, native, header)
     kind, score = _choose(request.model_id, path, native, header, settings)
     vocab = lib.llama_model_get_vocab(native.model)
     tokenizer = LlamaTokenizer(vocab)
     special = special_tokens(request.model_id, vocab, tokenizer)
     pairs, notes = pair_writer(header, vocab, tokenizer, special) if score else (None, ())
-    size_bytes = int(lib.llama_model_size(native.model))
-    # The weights of a mapped file come into memory only as they are used, so that what is free now would deceive.
-    budget_bytes = max(0, int((free_bytes - size_bytes) * settings.memory_fraction))
-    plan = make_pool_context(request.model_id, native, header, settings, kind, budget_bytes)
+    plan = make_pool_context(request.model_id, native, header, settings, kind, loading.cache_budget())
+    native.adapters.apply(native.context)
+    loading.meter.context_is_made()
     width = int(lib.llama_model_n_cls_out(native.model) if score else lib.llama_model_n_embd_out(native.model))
     return LlamaPoolerModel(
         info=ModelInfo(
@@ -60,20 +61,29 @@ def assemble_pooler(
             n_vocab=tokenizer.n_vocab,
             description=header.description,
             n_params=int(lib.llama_model_n_params(native.model)),
-            size_bytes=size_bytes,
-            notes=(*plan.notes, *notes),
+            size_bytes=loading.weights_bytes,
+            notes=(*loading.offload.notes, *plan.notes, *notes),
             meta={
                 "architecture": header.architecture,
                 "pooling": kind,
+                **({"lora": native.adapters.describe()} if native.adapters.names else {}),
                 "pool_batch_tokens": plan.batch_tokens,
                 "pool_batch_texts": plan.batch_texts,
+                "offload": describe_offload(loading.offload, int(lib.llama_model_n_layer(native.model))),
             },
+            memory=loading.memory(_results_bytes(plan, tokenizer.n_vocab, native)),
             pooling=PoolingInfo(kind, 1, score.scale) if score else PoolingInfo(kind, width),
         ),
         pooler=LlamaPooler(native.context, plan, kind, width, score),
         encoder=LlamaPoolEncoder(tokenizer, special, pairs),
         native=native,
     )
+
+
+def _results_bytes(plan: PoolPlan, n_vocab: int, native: NativeModel) -> int:
+    """Return by how much the buffer of results grows with the first full batch (``llama_context::output_reserve``)."""
+    row_bytes = 4 * (n_vocab + int(lib.llama_model_n_embd_out(native.model)))
+    return (plan.micro_batch - plan.batch_texts) * row_bytes
 
 
 def _choose(

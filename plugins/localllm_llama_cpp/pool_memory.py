@@ -59,6 +59,10 @@ class PoolPlan:
     cut_texts: bool
     notes: tuple[str, ...] = ()
 
+    def cache_bytes(self, shape: PoolShape) -> float:
+        """Return what the cells take that texts leave; none where they are computed at once."""
+        return _cache_bytes(self, shape.cache) if self.cut_texts else 0.0
+
 
 def plan_pool(wanted: PoolWanted, shape: PoolShape, budget_bytes: int) -> PoolPlan:
     """Choose the longest text so that computing it takes at most ``budget_bytes``.
@@ -97,7 +101,7 @@ def pool_bytes(plan: PoolPlan, shape: PoolShape) -> float:
     scores = 0 if shape.flash_attention else shape.n_head * rows * keys
     mask_bytes = (2 if shape.flash_attention else 4) * rows * keys  # which key each token may see
     computed = _FLOAT_BYTES * (logits + activations + scores) + mask_bytes
-    return computed + (_cache_bytes(plan, shape.cache) if plan.cut_texts else 0.0)
+    return computed + plan.cache_bytes(shape)
 
 
 def _longest(wanted: PoolWanted, shape: PoolShape, budget_bytes: int, full: int) -> int:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from localllm import setting
+
+from .adapter_settings import AdapterSettings, check_adapters
+from .format_presets import PRESETS
 
 MAX_SEQUENCES = 256  # llama.cpp's LLAMA_MAX_SEQ (src/llama-cparams.h)
 
@@ -15,6 +19,8 @@ CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"
 SplitMode = Literal["none", "layer", "row"]
 PoolingSetting = Literal["auto", "mean", "cls", "last", "rank"]
 RopeScalingType = Literal["model", "none", "linear", "yarn", "longrope"]
+
+_SMALLEST_SHARE, _LARGEST_SHARE = 1e-6, 1e15  # bytes will do, infinity won't: the library counts in float32
 
 UNQUANTIZED_CACHE_TYPES = frozenset({"f32", "f16", "bf16"})
 
@@ -58,13 +64,18 @@ class LlamaCppSettings:
         minimum=0.05,
         maximum=1.0,
     )
-    n_gpu_layers: int = setting(
-        -1, "Layers on the GPU; -1: all that there are; without a GPU it has no effect.", minimum=-1
+    n_gpu_layers: Literal["auto"] | int = setting(
+        "auto",
+        "Layers on the GPU, the output layer counted: 'auto' (as many as fit), -1 (all) or a number.",
+        minimum=-1,
     )
-    main_gpu: int = setting(0, "The GPU for everything when split_mode is 'none'.", minimum=0)
-    split_mode: SplitMode = setting("layer", "How several GPUs share a model: 'none', 'layer' or 'row'.")
+    main_gpu: int = setting(0, "The GPU for everything when split_mode is 'none', the first being 0.", minimum=0)
+    split_mode: SplitMode = setting(
+        "layer",
+        "How several GPUs share a model that one can't hold: 'layer' or 'row'; 'none': all on main_gpu.",
+    )
     tensor_split: list[float] = setting(
-        [], "Share of the model for each GPU, for instance [3, 1]; empty: by free memory."
+        [], "Share of the model for each GPU, for instance [3, 1]; empty: as it fits, on one GPU if that is enough."
     )
     offload_kqv: bool = setting(True, "Keep the KV cache on the GPU beside the layers that are there.")
     threads: int = setting(
@@ -85,6 +96,17 @@ class LlamaCppSettings:
     swa_full: bool = setting(
         False,
         "Sliding-window models: keep all positions, so that prefixes can be reused; costs memory; streams layout.",
+    )
+    chat_format: str = setting(
+        "", "How the model writes thoughts and calls: a preset's name, such as 'qwen3'; empty: found in its template."
+    )
+    chat_template_file: Path | None = setting(
+        None, "A file with a chat template (Jinja) that replaces the model's own; absent: its own."
+    )
+    lora: list[AdapterSettings] = setting(
+        [],
+        "LoRA adapters that are loaded with the model: tables of path, scale (1.0; 0: only in requests that ask for "
+        "it) and name (that of its file).",
     )
     seed: int | None = setting(
         None, "Draws of requests without a seed follow from it; absent: random.", minimum=0, maximum=0xFFFFFFFF
@@ -110,6 +132,11 @@ class LlamaCppSettings:
         _choice("split_mode", self.split_mode, SplitMode)
         _choice("pooling", self.pooling, PoolingSetting)
         _choice("rope_scaling_type", self.rope_scaling_type, RopeScalingType)
+        if self.chat_format and self.chat_format not in PRESETS:
+            message = (
+                f"chat_format is {self.chat_format!r}; leave it empty, or use one of: {', '.join(sorted(PRESETS))}"
+            )
+            raise ValueError(message)
         if not isinstance(self.flash_attention, bool) and self.flash_attention != "auto":
             message = f"flash_attention is {self.flash_attention!r}; use 'auto', true or false"
             raise ValueError(message)
@@ -125,8 +152,12 @@ class LlamaCppSettings:
                 f"{MAX_SEQUENCES} together, llama.cpp's limit; lower one of them"
             )
             raise ValueError(message)
-        if any(share < 0 for share in self.tensor_split):
-            message = f"tensor_split is {self.tensor_split}; shares can't be negative"
+        if self.n_gpu_layers != "auto" and not isinstance(self.n_gpu_layers, int):
+            message = f"n_gpu_layers is {self.n_gpu_layers!r}; use 'auto', -1 or a number"
+            raise ValueError(message)
+        check_adapters(self.lora)
+        if not all(share == 0 or _SMALLEST_SHARE <= share <= _LARGEST_SHARE for share in self.tensor_split):
+            message = f"tensor_split is {self.tensor_split}; use positive numbers, for instance [3, 1], or 0 for none"
             raise ValueError(message)
         if self.swa_full and self.kv_layout == "unified":
             # One pool gives away cells behind any sequence's window, full size or not (llama_kv_cache::find_slot).
@@ -143,7 +174,12 @@ class LlamaCppSettings:
         if unknown:
             message = f"llama_cpp has no setting {unknown[0]!r}"
             raise TypeError(message)
-        return cls(**values)
+        typed = dict(values)
+        if values.get("chat_template_file") is not None:
+            typed["chat_template_file"] = Path(values["chat_template_file"])
+        if "lora" in values:
+            typed["lora"] = [AdapterSettings(**{**one, "path": Path(one.get("path") or "")}) for one in values["lora"]]
+        return cls(**typed)
 
 
 def _choice(key: str, value: object, kind: object) -> None:

@@ -54,16 +54,30 @@ def prepare_tool_messages(
     prepared = []
     for message in messages:
         copy = dict(message)
-        made = [_made(call) for call in copy.pop("tool_calls", None) or ()]
+        made = [read_call(call) for call in copy.pop("tool_calls", None) or ()]
         if made and shows_calls:
             copy["tool_calls"] = [_shown(call, as_text=arguments_as_text) for call in made]
         elif made:
             written = write_calls(calls or _PLAIN, made)
             copy["content"] = "\n\n".join(text for text in (copy.get("content"), written) if text)
         if copy.get("role") == "tool" and not shows_results:
-            copy = {"role": "user", "content": f"<tool_response>\n{copy.get('content') or ''}\n</tool_response>"}
+            copy = result_as_text(copy)
         prepared.append(copy)
     return prepared
+
+
+def result_as_text(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the result of a call as a user's message."""
+    return {"role": "user", "content": f"<tool_response>\n{message.get('content') or ''}\n</tool_response>"}
+
+
+def read_call(call: Mapping[str, Any]) -> ToolCall:
+    """Return a call of the history (OpenAI's object), whatever was sent for it."""
+    function = call.get("function")
+    function = function if isinstance(function, Mapping) else {}
+    return ToolCall(
+        str(function.get("name") or ""), read_arguments(function.get("arguments")), str(call.get("id") or "")
+    )
 
 
 def read_arguments(arguments: object) -> Mapping[str, Any]:
@@ -77,13 +91,6 @@ def read_arguments(arguments: object) -> Mapping[str, Any]:
     if value is None:
         return {}
     return value if isinstance(value, Mapping) else {"malformed_arguments": value}
-
-
-def _made(call: Mapping[str, Any]) -> ToolCall:
-    function = call.get("function") or {}
-    return ToolCall(
-        str(function.get("name") or ""), read_arguments(function.get("arguments")), str(call.get("id") or "")
-    )
 
 
 def _shown(call: ToolCall, *, as_text: bool) -> dict[str, Any]:

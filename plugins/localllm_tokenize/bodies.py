@@ -53,14 +53,13 @@ class TokenizeCall:
     ``with_pieces``: each token is an object of id and piece. ``token_strs``: the pieces stand in a list of their own.
     """
 
-    model: str | None
     request: TokenizeRequest
     with_pieces: bool
     token_strs: bool
 
 
-def parse_tokenize(body: Mapping[str, Any]) -> TokenizeCall:
-    """Return the checked request in ``body``: of a text, or of ``messages``.
+def parse_tokenize(body: Mapping[str, Any], system_prompt: str | None = None) -> TokenizeCall:
+    """Return the checked request in ``body``: of a text, or of ``messages``, to which the model's own prompt goes.
 
     Raises ``InvalidRequestError`` with the field as ``param``; for messages also what :func:`parse_messages` raises.
     """
@@ -75,13 +74,13 @@ def parse_tokenize(body: Mapping[str, Any]) -> TokenizeCall:
         raise InvalidRequestError(message, param=names[-1] if names else "content")
     spelled = fields.with_pieces or fields.return_token_strs
     if has_messages:
-        request = TokenizeRequest(parse_messages(body)[1], with_pieces=spelled)
+        request = TokenizeRequest(parse_messages(body, system_prompt), with_pieces=spelled)
     else:
         ((name, text),) = texts.items()
         given = fields.add_special if fields.add_special is not None else fields.add_special_tokens
         add_special = name != "content" if given is None else given
         request = TokenizeRequest(TextPrompt(text), add_special, fields.parse_special, spelled)
-    return TokenizeCall(fields.model, request, fields.with_pieces, fields.return_token_strs)
+    return TokenizeCall(request, fields.with_pieces, fields.return_token_strs)
 
 
 def parse_detokenize(body: Mapping[str, Any]) -> DetokenizeBody:
@@ -89,10 +88,9 @@ def parse_detokenize(body: Mapping[str, Any]) -> DetokenizeBody:
     return validate(DetokenizeBody, body)
 
 
-def parse_messages(body: Mapping[str, Any]) -> tuple[str | None, ChatPrompt]:
-    """Return the model's name and the prompt that the chat endpoint makes of the same body.
+def parse_messages(body: Mapping[str, Any], system_prompt: str | None = None) -> ChatPrompt:
+    """Return the prompt that the chat endpoint makes of the same body.
 
     Raises what ``parse_chat`` does: whatever is refused there is refused here.
     """
-    wanted = parse_chat(body)
-    return wanted.model, cast(ChatPrompt, wanted.generate_request().prompt)
+    return cast(ChatPrompt, parse_chat(body).generate_request(system_prompt).prompt)

@@ -7,6 +7,8 @@ from starlette.responses import JSONResponse, Response
 
 from localllm import (
     Conversion,
+    Mode,
+    ModelBody,
     PluginContext,
     RenderRequest,
     TextRequest,
@@ -14,7 +16,7 @@ from localllm import (
     convert_texts,
     json_in_pieces,
     race_disconnect,
-    read_json,
+    read_model_body,
 )
 
 from .answers import tokenize_pieces
@@ -29,8 +31,9 @@ class TokenizeEndpoints:
 
     async def tokenize(self, request: Request) -> Response:
         """Answer with the tokens of a text, or of a conversation."""
-        call = parse_tokenize(await read_json(request))
-        found = await self._convert(request, call.model, call.request)
+        body = await self._read(request)
+        call = parse_tokenize(body.fields, body.spec.rules.system_prompt)
+        found = await self._convert(request, body, call.request)
         return json_in_pieces(
             tokenize_pieces(
                 found.result,
@@ -42,21 +45,26 @@ class TokenizeEndpoints:
 
     async def detokenize(self, request: Request) -> Response:
         """Answer with the text that tokens spell, under the names that both services have for it."""
-        wanted = parse_detokenize(await read_json(request))
-        found = await self._convert(request, wanted.model, wanted.text_request())
+        body = await self._read(request)
+        found = await self._convert(request, body, parse_detokenize(body.fields).text_request())
         return JSONResponse({"content": found.result.text, "prompt": found.result.text})
 
     async def apply_template(self, request: Request) -> Response:
         """Answer with the prompt that the chat endpoint would make of the same body."""
-        model, prompt = parse_messages(await read_json(request))
-        found = await self._convert(request, model, RenderRequest(prompt))
+        body = await self._read(request)
+        prompt = parse_messages(body.fields, body.spec.rules.system_prompt)
+        found = await self._convert(request, body, RenderRequest(prompt))
         return JSONResponse({"prompt": found.result.text})
 
     async def input_tokens(self, request: Request) -> Response:
         """Answer with how many tokens that prompt has."""
-        model, prompt = parse_messages(await read_json(request))
-        found = await self._convert(request, model, TokenizeRequest(prompt))
+        body = await self._read(request)
+        prompt = parse_messages(body.fields, body.spec.rules.system_prompt)
+        found = await self._convert(request, body, TokenizeRequest(prompt))
         return JSONResponse({"object": "response.input_tokens", "input_tokens": len(found.result.tokens)})
 
-    async def _convert(self, request: Request, model: str | None, asked: TextRequest) -> Conversion:
-        return await race_disconnect(request, convert_texts(request, self._context, model, asked))
+    async def _read(self, request: Request) -> ModelBody:
+        return await read_model_body(request, self._context, Mode.GENERATE)
+
+    async def _convert(self, request: Request, body: ModelBody, asked: TextRequest) -> Conversion:
+        return await race_disconnect(request, convert_texts(request, self._context, body.spec.id, asked))

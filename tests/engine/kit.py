@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from localllm.contract.decoder import Capabilities, Op, SequenceKey
 from localllm.contract.generation import SamplingParams
-from localllm.engine.scheduler import Scheduler, Step
+from localllm.engine.scheduler import Scheduler
+from localllm.engine.step import Step
 from localllm.testing.decoders import FakeDecoder
 
 ROOMY = Capabilities(context_length=400, n_cells=4000, n_seq_max=12, n_batch=512, parallel=4)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from localllm.contract.chat_format import CallFormat, ReplyRules, Tool
-from localllm.engine.reply_reader import ReplyReader
+from localllm.engine.reply_reader import ReplyReader, TextPart
 from tests.engine.reply_kit import FORMATS, HARMONY, THINK, cut, joined, read, rules
 
 CUTS = st.lists(st.integers(0, 10_000), max_size=12)
@@ -41,33 +41,55 @@ def test_cuts_change_nothing(reply: tuple[CallFormat, str], cuts: list[int], in_
     assert read(reply_rules, *text) == whole
 
 
-@given(
-    st.lists(
-        st.sampled_from(
-            [
-                *HARMONY.content_open,
-                *HARMONY.content_close,
-                "<|channel|>analysis<|message|>",
-                " to=functions.",
-                "get",
-                "<|channel|>",
-                "commentary json",
-                "<|message|>",
-                '{"a": 1}',
-                "<|end|>",
-                "text",
-                " ",
-                "\n",
-            ]
-        ),
-        max_size=12,
-    ).map("".join),
-    CUTS,
-)
+CHANNELS = st.lists(
+    st.sampled_from(
+        [
+            *HARMONY.content_open,
+            *HARMONY.content_close,
+            "<|channel|>analysis<|message|>",
+            " to=functions.",
+            "get",
+            "<|channel|>",
+            "commentary json",
+            "<|message|>",
+            '{"a": 1}',
+            "<|end|>",
+            "text",
+            " ",
+            "\n",
+        ]
+    ),
+    max_size=12,
+).map("".join)
+
+
+@given(CHANNELS, CUTS)
 def test_cuts_change_nothing_amid_channels(text: str, cuts: list[int]) -> None:
     whole = read(HARMONY, text)
     assert read(HARMONY, *cut(text, cuts)) == whole
     assert read(HARMONY, *text) == whole
+
+
+@given(ANY_REPLY, CUTS)
+def test_text_stands_where_it_says(reply: tuple[CallFormat, str], cuts: list[int]) -> None:
+    calls, text = reply
+    check_places(rules(calls), cut(text, cuts))
+
+
+@given(CHANNELS, CUTS)
+def test_text_amid_channels_stands_where_it_says(text: str, cuts: list[int]) -> None:
+    check_places(HARMONY, cut(text, cuts))
+
+
+def check_places(reply_rules: ReplyRules, pieces: list[str]) -> None:
+    reader = ReplyReader(reply_rules)
+    parts = [part for piece in pieces for part in reader.feed(piece)] + reader.finish()
+    end = 0
+    for part in parts:
+        if isinstance(part, TextPart):
+            assert part.start >= end
+            end = part.start + len(part.text)
+            assert part.text == "".join(pieces)[part.start : end]
 
 
 @given(ANY_REPLY, CUTS)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from localllm.contract.decoder import Capabilities
 from localllm.contract.generation import (
@@ -18,49 +17,17 @@ from localllm.contract.generation import (
     Finished,
     PromptLogprobs,
     PromptToken,
-    SamplingParams,
     Started,
 )
 from localllm.contract.wire import WorkerEvent
 from localllm.engine.step_loop import PreparedRequest, StepLoop
-from localllm.testing.decoders import ByteTokenizer, FakeDecoder
+from localllm.testing.decoders import ByteTokenizer
+from tests.engine.workload_kit import Arrival, World, any_budgets, crowds, prepared, small_pools, workloads, worlds
 
 FULL = os.environ.get("LOCALLLM_TEST_FULL") == "1"
 MAX_EXAMPLES = 2500 if FULL else 150
 TIME_LIMIT_SECONDS = 1200 if FULL else 60
 STEP_LIMIT = 20_000  # far more than any of these workloads takes
-
-
-@dataclass(frozen=True)
-class World:
-    """The memory, and how the decoder answers."""
-
-    capabilities: Capabilities
-    end_one_in: int
-    tokens_per_draw: int
-
-    def decoder(self, capabilities: Capabilities | None = None) -> FakeDecoder:
-        # Two of the bytes are halves of a code point, so that broken and whole UTF-8 both occur.
-        return FakeDecoder(
-            capabilities or self.capabilities,
-            alphabet=b"abc\xc3\xa9",
-            end_one_in=self.end_one_in,
-            tokens_per_draw=self.tokens_per_draw,
-        )
-
-
-@dataclass(frozen=True)
-class Arrival:
-    """A request: when it comes, what it goes on from, and when its client leaves."""
-
-    at_step: int
-    after: int | None  # go on from the answer to this one, as the next turn of a conversation does
-    prompt: bytes
-    sampling: SamplingParams
-    owner: str
-    cache_prompt: bool
-    cancel_at: int | None  # steps after its arrival
-    prompt_logprobs: int | None = None
 
 
 @dataclass
@@ -70,11 +37,20 @@ class Answer:
     events: list[WorkerEvent] = field(default_factory=list)
 
     def texts(self) -> dict[int, str]:
-        texts: dict[int, str] = defaultdict(str)
+        return {choice: thought + content for choice, (thought, content) in self.regions().items()}
+
+    def regions(self) -> dict[int, tuple[str, str]]:
+        """What each choice thinks, and what it says."""
+        regions: dict[int, tuple[str, str]] = defaultdict(lambda: ("", ""))
         for happened in self.events:
             if isinstance(happened, Chunk):
-                texts[happened.choice] += happened.text
-        return dict(texts)
+                thought, content = regions[happened.choice]
+                assert happened.region == "content" or not content, "a thought behind content"
+                is_thought = happened.region == "reasoning"
+                regions[happened.choice] = (
+                    (thought + happened.text, content) if is_thought else (thought, content + happened.text)
+                )
+        return dict(regions)
 
     def logprobs(self) -> dict[int, tuple]:
         entries: dict[int, tuple] = defaultdict(tuple)
@@ -107,79 +83,6 @@ class AnyBudget:
         pass
 
 
-@st.composite
-def worlds(draw: st.DrawFn) -> World:
-    parallel = draw(st.sampled_from([1, 2, 3, 4, 6]))
-    n_seq_max = parallel + draw(st.integers(0, 4))
-    context_length = draw(st.sampled_from([8, 24, 40, 64, 96]))
-    layout = draw(st.sampled_from(["unified", "unified", "streams"]))
-    if layout == "streams":
-        n_cells = n_seq_max * context_length + draw(st.integers(0, 3))
-    else:
-        n_cells = context_length + draw(st.sampled_from([0, 1, 5, 20, 40, 80, 300]))
-    capabilities = Capabilities(
-        context_length=context_length,
-        n_cells=n_cells,
-        n_seq_max=n_seq_max,
-        n_batch=draw(st.one_of(st.integers(1, 8), st.just(64))),
-        parallel=parallel,
-        layout=layout,
-        can_truncate=draw(st.sampled_from([True, True, False])),
-        can_copy=draw(st.sampled_from([True, True, True, False])),
-        copy_cost_tokens=draw(st.sampled_from([0, 0, 3, 12])),
-        n_outputs_max=draw(st.sampled_from([1, 3, 256])),
-        can_score=True,
-    )
-    return World(capabilities, draw(st.sampled_from([0, 6, 25])), draw(st.sampled_from([1, 1, 1, 2, 3])))
-
-
-SYSTEM = b"system prompt of everybody: "
-BEGINNINGS = (b"", b"abababab", SYSTEM, SYSTEM, SYSTEM, SYSTEM + b"the same words ", SYSTEM + b"x" * 18, b"x" * 18)
-
-
-@st.composite
-def arrivals(draw: st.DrawFn, index: int) -> Arrival:
-    beginning = draw(st.sampled_from(BEGINNINGS))
-    tail = draw(st.text("ab", min_size=0 if beginning else 1, max_size=4)).encode()
-    sampling = SamplingParams(
-        temperature=draw(st.sampled_from([0.0, 1.0])),
-        seed=draw(st.integers(0, 3)),
-        n=draw(st.sampled_from([1, 1, 1, 1, 2, 3, 7])),
-        max_tokens=draw(st.sampled_from([None, None, 20, 12, 4, 1, 0])),
-        min_tokens=draw(st.sampled_from([0, 0, 3])),
-        stop=draw(st.sampled_from([(), (), (), ("ab",), ("cc", "aaa"), ("é", "bca")])),
-        include_stop=draw(st.booleans()),
-        logprobs=draw(st.sampled_from([None, None, 0, 2])),
-    )
-    return Arrival(
-        at_step=draw(st.sampled_from([0, 0, 0, 1, 2, 5, 9, 20])),
-        after=draw(st.sampled_from([None, None, *range(index)][: index + 2])) if index % 2 else None,
-        prompt=beginning + tail,
-        sampling=sampling,
-        owner=draw(st.sampled_from(["", "", "", "somebody"])),
-        cache_prompt=draw(st.sampled_from([True, True, True, True, False])),
-        cancel_at=draw(st.sampled_from([None, None, None, None, 0, 1, 2, 4, 8, 15])),
-        prompt_logprobs=draw(st.sampled_from([None, None, None, 0, 2])),
-    )
-
-
-@st.composite
-def workloads(draw: st.DrawFn) -> list[Arrival]:
-    return [draw(arrivals(index)) for index in range(draw(st.integers(2, 12)))]
-
-
-def prepared(arrival: Arrival, request_id: str, prompt: bytes) -> PreparedRequest:
-    return PreparedRequest(
-        request_id,
-        tuple(prompt),
-        arrival.sampling,
-        arrival.owner,
-        arrival.cache_prompt,
-        queued_at=0.0,
-        prompt_logprobs=arrival.prompt_logprobs,
-    )
-
-
 def alone(world: World, request: PreparedRequest) -> Answer:
     """The same request in an engine of its own, with more memory than it can use."""
     capabilities = Capabilities(
@@ -190,7 +93,10 @@ def alone(world: World, request: PreparedRequest) -> Answer:
         parallel=8,
         can_score=True,
     )
-    loop = StepLoop(replace(world, tokens_per_draw=1).decoder(capabilities), ByteTokenizer(), lambda: 0.0)
+    # A budget counts what was drawn, so that it shows how much that is at once.
+    tokens_per_draw = 1 if request.reply.thought_budget is None else world.tokens_per_draw
+    world = replace(world, tokens_per_draw=tokens_per_draw)
+    loop = StepLoop(world.decoder(capabilities), ByteTokenizer(), lambda: 0.0)
     loop.submit(replace(request, cache_prompt=False))
     answer = Answer()
     for _ in range(STEP_LIMIT):
@@ -305,11 +211,13 @@ def check_workload(world: World, workload: list[Arrival], budgets: list[int]) ->
             continue
         check_shape(request, answer)
         expected = alone(world, request)
-        assert answer.texts() == expected.texts()
+        assert answer.regions() == expected.regions()
         assert answer.finishes() == expected.finishes()
         assert answer.logprobs() == expected.logprobs()
         assert answer.prompt_tokens() == expected.prompt_tokens()
-        assert answer.events[-1].usage.completion_tokens == expected.events[-1].usage.completion_tokens
+        usage, usage_alone = answer.events[-1].usage, expected.events[-1].usage
+        assert usage.completion_tokens == usage_alone.completion_tokens
+        assert usage.reasoning_tokens == usage_alone.reasoning_tokens
     assert all(plan.slices for plan in run.decoder.plans), "a step that evaluates nothing"
     assert run.decoder.open_requests == frozenset()
     scheduler = run.loop._scheduler
@@ -318,7 +226,6 @@ def check_workload(world: World, workload: list[Arrival], budgets: list[int]) ->
     assert all(resident.scope[0] == "owner" for resident in scheduler._residents._idle.values())
 
 
-any_budgets = st.lists(st.integers(1, 64), min_size=1, max_size=5)
 thorough = settings(max_examples=MAX_EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 
 
@@ -329,33 +236,6 @@ def test_each_request_gets_the_text_that_it_gets_alone(
     world: World, workload: list[Arrival], budgets: list[int]
 ) -> None:
     check_workload(world, workload, budgets)
-
-
-@st.composite
-def crowds(draw: st.DrawFn) -> list[Arrival]:
-    """Long answers that come together, so that a small pool runs out of cells again and again."""
-    workload = draw(st.lists(arrivals(0), min_size=4, max_size=9))
-    return [
-        replace(arrival, at_step=index // 2, sampling=replace(arrival.sampling, max_tokens=None, stop=()))
-        for index, arrival in enumerate(workload)
-    ]
-
-
-@st.composite
-def small_pools(draw: st.DrawFn) -> World:
-    world = draw(worlds())
-    context_length = draw(st.integers(40, 70))
-    capabilities = replace(
-        world.capabilities,
-        context_length=context_length,
-        layout="unified",
-        n_cells=context_length + draw(st.integers(0, 60)),
-        n_seq_max=8,
-        parallel=draw(st.integers(3, 8)),
-        n_outputs_max=256,
-        n_batch=draw(st.integers(8, 64)),
-    )
-    return replace(world, capabilities=capabilities, end_one_in=draw(st.sampled_from([0, 40])))
 
 
 @pytest.mark.timeout(TIME_LIMIT_SECONDS)

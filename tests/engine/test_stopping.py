@@ -2,61 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from localllm.contract.decoder import Sampled
-from localllm.engine.answer import Answer, AnswerRules
+from localllm.engine.answer import Answer
 from localllm.engine.detokenizer import Detokenizer
 from localllm.engine.stopping import StopScanner, StopStrings
+from tests.engine.answer_kit import PieceTokenizer, answer_of, cut_into_pieces, drawn, end, events_of, first_stop
 
 MAX_EXAMPLES = 5000 if os.environ.get("LOCALLLM_TEST_FULL") == "1" else 300
-
-
-class PieceTokenizer:
-    """Token ids are indices into a list of pieces."""
-
-    def __init__(self, pieces: list[bytes]) -> None:
-        self._pieces = pieces
-
-    def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        raise AssertionError("an answer encodes nothing")
-
-    def piece(self, token: int) -> bytes:
-        return self._pieces[token]
-
-
-def first_stop(text: str, stops: list[str]) -> tuple[int, str] | None:
-    """Where the text ends by a stop string for the first time, and the longest one that it ends with there."""
-    for end in range(1, len(text) + 1):
-        found = [stop for stop in stops if stop and text[:end].endswith(stop)]
-        if found:
-            return end, max(found, key=len)
-    return None
-
-
-def cut_into_pieces(data: bytes, cuts: list[int]) -> list[bytes]:
-    borders = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
-    return [data[start:end] for start, end in itertools.pairwise(borders)]
 
 
 def answered(
     pieces: list[bytes], stops: list[str], *, include_stop: bool = False, logprobs: bool = False, per_step: int = 1
 ) -> tuple[str, Answer, list]:
-    rules = AnswerRules(len(pieces) + 1, StopStrings.prepare(stops), include_stop, logprobs)
-    answer = Answer(0, rules, PieceTokenizer(pieces))
-    steps = [Sampled(index, logprob=-1.0) for index in range(len(pieces))] + [Sampled(0, is_end=True)]
-    chunks = []
-    while answer.finished is None:
-        batch, steps = steps[:per_step], steps[per_step:]
-        answer.take(batch)
-        chunk = answer.release()
-        if chunk is not None:
-            chunks.append(chunk)
+    answer = answer_of(PieceTokenizer(pieces), stops=stops, include_stop=include_stop, logprobs=logprobs)
+    chunks = events_of(answer, [*drawn(range(len(pieces))), end()], per_step)
     return "".join(chunk.text for chunk in chunks), answer, chunks
 
 

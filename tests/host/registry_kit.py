@@ -14,7 +14,7 @@ from localllm.contract.errors import (
 )
 from localllm.contract.events import Event, ModelUnloaded
 from localllm.contract.generation import GenerateEvent, GenerateRequest, Started
-from localllm.contract.model import Mode, ModelInfo, ModelKind, ModelSpec
+from localllm.contract.model import MemoryUse, Mode, ModelInfo, ModelKind, ModelSpec
 from localllm.host.registry import ModelRegistry, RegistrySettings
 from localllm.host.states import ModelState
 
@@ -25,9 +25,9 @@ NOTE = "context_length is 128 instead of the model's own 256: memory is short."
 class RemoteClient:
     """A ``ModelClient`` that remembers how often it was closed."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory: MemoryUse | None = None) -> None:
         self.closed = 0
-        self.info = ModelInfo(128, 256, notes=(NOTE,))
+        self.info = ModelInfo(128, 256, notes=(NOTE,), memory=memory)
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[GenerateEvent]:
         yield Started(1)
@@ -37,12 +37,16 @@ class RemoteClient:
 
 
 class Remote:
-    """A backend whose ``connect`` waits for the gate, then fails with ``error`` or gives a client."""
+    """A backend whose ``connect`` waits for the gate, then fails with ``error`` or gives a client.
+
+    ``errors`` fail one load each, the first in the list first.
+    """
 
     def __init__(self) -> None:
         self.gate = asyncio.Event()
         self.gate.set()
         self.error: Exception | None = None
+        self.errors: list[Exception] = []
         self.calls = 0
         self.clients: list[RemoteClient] = []
         self.asked: list[ModelSpec] = []
@@ -51,10 +55,17 @@ class Remote:
         self.calls += 1
         self.asked.append(spec)
         await self.gate.wait()
+        if self.errors:
+            raise self.errors.pop(0)
         if self.error is not None:
             raise self.error
-        self.clients.append(RemoteClient())
+        measured = spec.meta.get("measured")
+        self.clients.append(RemoteClient(None if measured is None else MemoryUse(measured)))
         return self.clients[-1]
+
+    def estimate(self, spec: ModelSpec, mode: Mode) -> MemoryUse | None:
+        size = spec.meta.get("bytes")
+        return None if size is None else MemoryUse(size)
 
 
 class Models:
@@ -87,18 +98,24 @@ class World:
 
     def __init__(self, tmp_path: Path, **settings: Any) -> None:
         self.now = 100.0
+        self._tmp_path = tmp_path
         self.models = Models()
         self.remote = Remote()
         self.events: list[Event] = []
         self.unloaded = asyncio.Event()
-        backend = BackendSpec("remote", frozenset(Mode), "client", connect=self.remote.connect)
+        backend = BackendSpec(
+            "remote", frozenset(Mode), "client", connect=self.remote.connect, estimate=self.remote.estimate
+        )
         self.registry = ModelRegistry(
             self.models,
             {"remote": backend},
-            RegistrySettings(tmp_path, **settings),
+            self.settings(**settings),
             self._note,
             lambda: self.now,
         )
+
+    def settings(self, **settings: Any) -> RegistrySettings:
+        return RegistrySettings(self._tmp_path, **settings)
 
     def _note(self, event: Event) -> None:
         self.events.append(event)
@@ -110,21 +127,50 @@ class World:
         (status,) = self.registry.status()
         return status.state
 
-    def use(self) -> Use:
-        return Use(self.registry)
+    def add(self, *names: str, **changes: Any) -> None:
+        """Add chat models to the catalogue, or change them."""
+        for name in names:
+            self.models.all[name] = ModelSpec(name, "remote", **changes)
+
+    def use(self, name: str = "chat", mode: Mode = GENERATE, **options: Any) -> Use:
+        return Use(self.registry, name, mode, options)
+
+    async def touch(self, *names: str) -> None:
+        """Use models one after the other, and a second apart."""
+        for name in names:
+            self.now += 1
+            use = self.use(name)
+            await use.entered
+            await use.end()
+
+    def states(self) -> dict[str, str]:
+        return {status.id: status.state.value for status in self.registry.status()}
+
+    def loaded(self) -> list[str]:
+        return sorted(status.id for status in self.registry.status() if status.info is not None)
+
+    def unloaded_for(self, reason: str) -> list[str]:
+        return [event.model for event in self.events if isinstance(event, ModelUnloaded) and event.reason == reason]
+
+    def check_counts(self) -> None:
+        """Nobody is in or waits, and places are taken by what is loaded and by nothing else."""
+        assert all((status.in_flight, status.waiting) == (0, 0) for status in self.registry.status())
+        assert not self.registry.room.crowded
+        held = {(status.id, status.mode) for status in self.registry.status() if status.info is not None}
+        assert set(self.registry.room.held) == held
 
 
 class Use:
     """One request: acquires, says so, and holds on until it is told to leave."""
 
-    def __init__(self, registry: ModelRegistry) -> None:
+    def __init__(self, registry: ModelRegistry, name: str, mode: Mode, options: Mapping[str, Any]) -> None:
         self.entered: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         self.leave = asyncio.Event()
-        self.task = asyncio.create_task(self._run(registry))
+        self.task = asyncio.create_task(self._run(registry, name, mode, options))
 
-    async def _run(self, registry: ModelRegistry) -> None:
+    async def _run(self, registry: ModelRegistry, name: str, mode: Mode, options: Mapping[str, Any]) -> None:
         try:
-            async with registry.acquire("chat", GENERATE) as client:
+            async with registry.acquire(name, mode, **options) as client:
                 self.entered.set_result(client)
                 await self.leave.wait()
         except LocalLLMError as error:

@@ -9,9 +9,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from localllm.contract.errors import (
-    UnavailableError,
-)
+from localllm.contract.errors import ModelBusyError, UnavailableError
 from localllm.contract.events import ModelLoaded, ModelUnloaded
 from localllm.contract.model import Mode
 from localllm.host.states import ModelState
@@ -110,11 +108,11 @@ def test_unload_drains_and_later_requests_wait_for_a_fresh_load(play: Play) -> N
     play(scenario)
 
 
-def test_unload_waits_no_longer_than_its_deadline(play: Play) -> None:
+def test_an_unload_that_is_forced_waits_no_longer_than_its_deadline(play: Play) -> None:
     async def scenario(world: World) -> None:
         stuck = world.use()
         await stuck.entered
-        await world.registry.unload("chat", deadline_seconds=0.05)
+        assert await world.registry.unload("chat", deadline_seconds=0.05, force=True)
         assert world.remote.clients[0].closed == 1
         assert world.state is ModelState.UNLOADED
         await stuck.end()
@@ -122,9 +120,96 @@ def test_unload_waits_no_longer_than_its_deadline(play: Play) -> None:
     play(scenario)
 
 
+def test_an_unload_that_is_not_done_in_time_is_refused_and_the_model_stays(play: Play) -> None:
+    async def scenario(world: World) -> None:
+        stuck = world.use()
+        await stuck.entered
+        unloading = asyncio.create_task(world.registry.unload("chat", deadline_seconds=0.2))
+        await settle()
+        late = world.use()
+        await settle()
+        assert not late.entered.done(), "the door is closed while it drains"
+        with pytest.raises(ModelBusyError, match=r"1 requests in flight.*0\.2 seconds") as caught:
+            await unloading
+        assert caught.value.detail == {"in_flight": 1}
+        assert await late.entered is world.remote.clients[0], "and open again"
+        assert world.remote.clients[0].closed == 0
+        for use in (stuck, late):
+            await use.end()
+        assert world.remote.calls == 1
+
+    play(scenario)
+
+
+def test_whoever_asks_for_an_unload_and_leaves_leaves_the_model_as_it_was(play: Play) -> None:
+    async def scenario(world: World) -> None:
+        busy = world.use()
+        await busy.entered
+        unloading = asyncio.create_task(world.registry.unload("chat", deadline_seconds=3600))
+        await settle()
+        unloading.cancel()
+        await settle()
+        late = world.use()
+        assert await late.entered is world.remote.clients[0]
+        for use in (busy, late):
+            await use.end()
+        assert world.state is ModelState.READY
+
+    play(scenario)
+
+
+def test_a_forced_unload_overtakes_a_patient_one(play: Play) -> None:
+    async def scenario(world: World) -> None:
+        stuck = world.use()
+        await stuck.entered
+        patient = asyncio.create_task(world.registry.unload("chat", deadline_seconds=3600))
+        await settle()
+        assert await world.registry.unload("chat", deadline_seconds=0.0, force=True)
+        assert await patient
+        assert world.remote.clients[0].closed == 1
+        await stuck.end()
+
+    play(scenario)
+
+
+def test_unloading_waits_for_a_load_that_is_under_way_and_for_those_who_wait_for_it(play: Play) -> None:
+    async def scenario(world: World) -> None:
+        world.remote.gate.clear()
+        waiting = world.use()
+        await settle()
+        unloading = asyncio.create_task(world.registry.unload("chat"))
+        await settle()
+        world.remote.gate.set()
+        assert await waiting.entered is world.remote.clients[0]
+        await settle()
+        assert not unloading.done()
+        await waiting.end()
+        assert await unloading
+        assert world.state is ModelState.UNLOADED
+
+    play(scenario)
+
+
+def test_unloading_gives_up_on_a_load_that_takes_too_long_unless_it_is_forced(play: Play) -> None:
+    async def scenario(world: World) -> None:
+        world.remote.gate.clear()
+        waiting = world.use()
+        await settle()
+        with pytest.raises(ModelBusyError, match="still being loaded"):
+            await world.registry.unload("chat", deadline_seconds=0.01)
+        assert world.state is ModelState.LOADING
+        assert await world.registry.unload("chat", deadline_seconds=0.0, force=True)
+        with pytest.raises(UnavailableError, match="unloaded while it was being loaded"):
+            await waiting.entered
+        assert world.state is ModelState.UNLOADED
+        assert world.remote.clients == []
+
+    play(scenario)
+
+
 def test_unloading_what_is_not_loaded_does_nothing(play: Play) -> None:
     async def scenario(world: World) -> None:
-        await world.registry.unload("chat")
+        assert not await world.registry.unload("chat")
         assert world.events == []
 
     play(scenario)

@@ -60,6 +60,7 @@ class RawGguf:
     n_pairs: int | None = None
     n_tensors: int | None = None
     alignment: int = 32
+    data: bytes | None = None  # of all tensors; absent: zeros
 
     def with_pairs(self, **pairs: tuple[int, Any]) -> RawGguf:
         """Add pairs; ``__`` in a name stands for a dot."""
@@ -69,17 +70,19 @@ class RawGguf:
     def header(self) -> bytes:
         n_pairs = len(self.pairs) if self.n_pairs is None else self.n_pairs
         n_tensors = len(self.tensors) if self.n_tensors is None else self.n_tensors
-        out = self.magic + struct.pack("<IQQ", self.version, n_tensors, n_pairs)
+        out = [self.magic + struct.pack("<IQQ", self.version, n_tensors, n_pairs)]
         for key, (kind, value) in self.pairs.items():
-            out += text(key) + struct.pack("<I", kind) + value_bytes(kind, value)
+            out.append(text(key) + struct.pack("<I", kind) + value_bytes(kind, value))
         for tensor in self.tensors:
-            out += text(tensor.name) + struct.pack(f"<I{len(tensor.shape)}Q", len(tensor.shape), *tensor.shape)
-            out += struct.pack("<IQ", tensor.kind, tensor.offset)
-        return out
+            shape = struct.pack(f"<I{len(tensor.shape)}Q", len(tensor.shape), *tensor.shape)
+            out.append(text(tensor.name) + shape + struct.pack("<IQ", tensor.kind, tensor.offset))
+        return b"".join(out)
 
     def bytes(self) -> bytes:
         header = self.header()
         padding = -len(header) % self.alignment
+        if self.data is not None:
+            return header + bytes(padding) + self.data
         size = max((tensor.offset + tensor.n_bytes for tensor in self.tensors), default=0)
         return header + bytes(padding) + bytes(size)
 
@@ -97,3 +100,38 @@ def architecture(name: str, **pairs: tuple[int, Any]) -> RawGguf:
         f"{name}.embedding_length": (U32, 32),
     }
     return RawGguf(base | {f"{name}.{key}": pair for key, pair in pairs.items()})
+
+
+def parse(content: bytes) -> RawGguf:
+    """Return a right file as it can be changed and written again; its tensors' ``n_bytes`` are not known."""
+    version, n_tensors, n_pairs = struct.unpack_from("<IQQ", content, 4)
+    at = 24
+
+    def number(layout: str) -> Any:
+        nonlocal at
+        (value,) = struct.unpack_from("<" + layout, content, at)
+        at += struct.calcsize("<" + layout)
+        return value
+
+    def data() -> bytes:
+        nonlocal at
+        length = number("Q")
+        at += length
+        return content[at - length : at]
+
+    def value(kind: int) -> Any:
+        if kind == ARRAY:
+            inner, count = number("I"), number("Q")
+            return inner, [value(inner) for _ in range(count)]
+        return data() if kind == STRING else number(FORMATS[kind])
+
+    raw = RawGguf({}, [], version=version)
+    for _ in range(n_pairs):
+        key, kind = data().decode(), number("I")
+        raw.pairs[key] = kind, value(kind)
+    for _ in range(n_tensors):
+        name = data().decode()
+        shape = tuple(number("Q") for _ in range(number("I")))
+        raw.tensors.append(Tensor(name, shape, number("I"), number("Q"), 0))
+    raw.data = content[at + -at % raw.alignment :]
+    return raw

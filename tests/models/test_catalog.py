@@ -10,7 +10,7 @@ import pytest
 
 from localllm.contract.errors import ModelFileError, ModelNotFoundError
 from localllm.contract.model import ModelDefinition, ModelKind, ModelSpec
-from localllm.models import discovery
+from localllm.models import headers
 from localllm.models.catalog import Catalog, CatalogOptions
 from tests.models.raw_gguf import STRING, U32, RawGguf, Tensor, architecture
 
@@ -18,7 +18,7 @@ CLASSIFIER = [Tensor(), Tensor("cls.weight", offset=512)]
 
 
 def catalog(directory: Path, **options: Any) -> Catalog:
-    return Catalog(CatalogOptions(**{"directory": directory, "backend": "engine", **options}))
+    return Catalog(CatalogOptions(**{"directory": directory, "backend": "engine", "look_seconds": 0, **options}))
 
 
 def ids(found: Catalog) -> list[str]:
@@ -60,8 +60,15 @@ def test_a_found_file_with_all_that_is_shown_of_it(tmp_path: Path) -> None:
                 "quantisation": "Q8_0",
                 "n_ctx_train": 2048,
                 "n_embd": 32,
+                "n_layer": 2,
                 "n_vocab": 3,
                 "has_chat_template": True,
+                "hyperparameters": {
+                    "context_length": 2048,
+                    "block_count": 2,
+                    "embedding_length": 32,
+                    "attention.head_count": 4,
+                },
             },
         )
     }
@@ -105,11 +112,24 @@ def test_what_is_no_model_is_left_out(tmp_path: Path) -> None:
     architecture("clip").write(chat / "vision.gguf")
     RawGguf().write(chat / ".hidden.gguf")
     RawGguf().write(chat / "model.gguf.part")
+    RawGguf().with_pairs(general__type=(STRING, "imatrix")).write(chat / "imatrix.gguf")
     RawGguf().write(tmp_path / "training" / "checkpoint.gguf")
-    RawGguf().write(chat / "deeper" / "m.gguf")
+    RawGguf().write(chat / "org" / "deeper" / "m.gguf")
+    RawGguf().write(chat / ".cache" / "m.gguf")
     (chat / "folder.gguf").mkdir()
     found = catalog(tmp_path)
     assert (ids(found), found.problems) == ([], ())
+
+
+def test_a_model_may_have_a_folder_of_its_own(tmp_path: Path) -> None:
+    RawGguf().write(tmp_path / "embedding" / "anything" / "m.gguf")
+    write_split(tmp_path / "chat" / "big", "big", 2)
+    found = catalog(tmp_path)
+    assert [(spec.id, spec.kind) for spec in found.specs().values()] == [
+        ("big", ModelKind.CHAT),
+        ("m", ModelKind.EMBEDDING),
+    ]
+    assert found.problems == ()
 
 
 def test_a_bad_file_is_a_problem_and_stops_nothing(tmp_path: Path) -> None:
@@ -130,6 +150,19 @@ def test_a_split_model_is_one_model(tmp_path: Path) -> None:
     assert (ids(found), spec.path, found.problems) == (["big"], str(paths[0]), ())
     assert spec.meta["n_params"] == 3 * 128
     assert spec.meta["size"] == sum(path.stat().st_size for path in paths)
+
+
+def test_the_quantisation_of_a_split_is_that_of_all_its_parts(tmp_path: Path) -> None:
+    """gguf-split can leave the first part without tensors, and a conversion may store no file type."""
+    first, second, third = write_split(tmp_path / "chat", "big", 3)
+    q8 = Tensor("a", (32, 100), kind=8, n_bytes=3400)
+    head = {name: pair for name, pair in RawGguf().pairs.items() if name != "general.file_type"}
+    numbers = {"split.no": (U32, 0), "split.count": (U32, 3)}
+    RawGguf(head | numbers, tensors=[]).write(first)
+    RawGguf({"split.no": (U32, 1), "split.count": (U32, 3)}, tensors=[q8]).write(second)
+    spec = catalog(tmp_path).specs()["big"]
+    assert (spec.meta["n_params"], spec.meta["quantisation"]) == (3200 + 128, "Q8_0")
+    assert third.exists()
 
 
 def test_missing_parts_are_named(tmp_path: Path) -> None:
@@ -157,7 +190,15 @@ def test_two_files_of_one_name(tmp_path: Path) -> None:
 def test_a_definition_gives_a_file_a_name_a_kind_and_settings(tmp_path: Path) -> None:
     path = RawGguf().write(tmp_path / "chat" / "file.gguf")
     definitions = define(
-        "org/name:q8", path, kind=ModelKind.RERANKER, aliases=("short",), settings={"threads": 9}, backend="other"
+        "org/name:q8",
+        path,
+        kind=ModelKind.RERANKER,
+        aliases=("short",),
+        settings={"threads": 9},
+        backend="other",
+        tags=("mine",),
+        ttl_seconds=60.0,
+        pinned=True,
     )
     found = catalog(tmp_path, definitions=definitions, settings={"threads": 1})
     spec = found.specs()["org/name:q8"]
@@ -167,6 +208,7 @@ def test_a_definition_gives_a_file_a_name_a_kind_and_settings(tmp_path: Path) ->
         str(path),
         {"threads": 9},
     )
+    assert (spec.tags, spec.ttl_seconds, spec.pinned) == (("mine",), 60.0, True)
     assert ids(found) == ["org/name:q8"]
     for name in ("org/name:q8", "short", "file", "file.gguf"):
         assert found.resolve(name).id == "org/name:q8"
@@ -381,8 +423,8 @@ def test_a_defined_file_outside_the_folders_is_noticed_when_it_comes(tmp_path: P
 
 def test_headers_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[Path] = []
-    real = discovery.read_header
-    monkeypatch.setattr(discovery, "read_header", lambda path: reads.append(path) or real(path))
+    real = headers.read_header
+    monkeypatch.setattr(headers, "read_header", lambda path: reads.append(path) or real(path))
     first = RawGguf().write(tmp_path / "chat" / "a.gguf")
     found = catalog(tmp_path)
     for _ in range(3):
@@ -424,14 +466,14 @@ def test_the_header_of_a_file_that_is_being_copied_is_read_once(
 ) -> None:
     """It takes a tenth of a second for a big vocabulary, on the event loop: not at every request of a long copy."""
     n_reads = 0
-    read_header = discovery.read_header
+    read_header = headers.read_header
 
     def counted(path: Path) -> Any:
         nonlocal n_reads
         n_reads += 1
         return read_header(path)
 
-    monkeypatch.setattr(discovery, "read_header", counted)
+    monkeypatch.setattr(headers, "read_header", counted)
     whole = RawGguf().write(tmp_path / "whole.bin").read_bytes()
     other = RawGguf(tensors=[Tensor("other_embd.weight")]).write(tmp_path / "other.bin").read_bytes()
     path = tmp_path / "chat" / "big.gguf"

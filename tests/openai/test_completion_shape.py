@@ -317,9 +317,9 @@ def _play_stream(shape: CompletionShape, events: Sequence[GenerateEvent]) -> tup
             case PromptLogprobs():
                 choices = shape.prompt(event)
             case Chunk():
-                choices = [shape.delta(event)]
+                choices = shape.delta(event)
             case ChoiceFinished():
-                choices = [shape.finish(event)]
+                choices = shape.finish(event)
         for choice in choices:
             text += choice["text"]
             offsets += choice["logprobs"]["text_offset"] if choice["logprobs"] else []

@@ -33,7 +33,7 @@ JSON = st.recursive(
 
 
 def names_of(model: type[ChatCompletionRequest] | type[CompletionRequest], refusals: Any) -> list[str]:
-    aliases = {"repetition_penalty", "repeat_penalty_num", "n_predict", "typical", "mirostat_mode"}
+    aliases = {"repetition_penalty", "repeat_penalty_num", "n_predict", "typical", "mirostat_mode", "reasoning_budget"}
     return sorted({*model.model_fields, *refusals, *aliases})
 
 

@@ -19,8 +19,7 @@ ASKING: dict[str, list[Any]] = {
     "adaptive_target": [0, 0.5],
     "t_max_predict_ms": [100],
     "n_probs": [5],
-    "tool_choice": ["required", {"type": "function", "function": {"name": "f"}}],
-    "function_call": [{"name": "f"}],
+    "reasoning_format": ["none", "deepseek-legacy"],
     "modalities": [["audio"], ["text", "audio"]],
     "web_search_options": [{}],
 }
@@ -31,8 +30,7 @@ NEUTRAL: dict[str, list[Any]] = {
     "adaptive_target": [-1.0],
     "t_max_predict_ms": [0, -1],
     "n_probs": [0],
-    "tool_choice": ["none", "auto"],
-    "function_call": ["none", "auto"],
+    "reasoning_format": ["auto", "deepseek"],
     "modalities": [["text"], []],
     "web_search_options": [False],
 }

@@ -92,14 +92,16 @@ class FakeModels:
     in_use: int = 0
     spec: ModelSpec = field(default_factory=lambda: ModelSpec("demo", "fake", aliases=("demo-latest",)))
 
-    def resolve(self, name: str | None, mode: Mode) -> ModelSpec:
+    def resolve(self, name: str | None, mode: Mode, purpose: ModelKind | None = None) -> ModelSpec:
         assert mode is Mode.GENERATE
         if name not in (None, self.spec.id, *self.spec.aliases):
             raise ModelNotFoundError(f"There is no model {name!r}; known are: demo.", param="model")
         return self.spec
 
     @asynccontextmanager
-    async def acquire(self, name: str | None, mode: Mode) -> AsyncIterator[FakeClient]:
+    async def acquire(
+        self, name: str | None, mode: Mode, *, autoload: bool = True, ttl_seconds: float | None = None
+    ) -> AsyncIterator[FakeClient]:
         self.resolve(name, mode)
         self.in_use += 1
         try:
@@ -142,13 +144,19 @@ class PluginServer:
     """One endpoint plugin in a small app with the server's own error layer."""
 
     def __init__(
-        self, plugin: ModuleType, models: FakeModels | ScriptedModels, directory: Path, ping_seconds: float
+        self,
+        plugin: ModuleType,
+        models: FakeModels | ScriptedModels,
+        directory: Path,
+        ping_seconds: float,
+        settings: dict[str, Any],
     ) -> None:
         self.models = models
         self.client: Any = models.client if isinstance(models, FakeModels) else models.model
+        section = getattr(plugin, "localllm_config_section", None)
         context = PluginContext(
             name=plugin.__name__,
-            config=None,
+            config=None if section is None else section()(**settings),
             logger=logging.getLogger("test"),
             data_dir=directory,
             clock=time.monotonic,
@@ -259,7 +267,8 @@ def make_server(tmp_path: Path) -> Callable[..., PluginServer]:
         *,
         models: ScriptedModels | None = None,
         ping_seconds: float = 15.0,
+        **settings: Any,
     ) -> PluginServer:
-        return PluginServer(plugin, models or FakeModels(FakeClient(script)), tmp_path, ping_seconds)
+        return PluginServer(plugin, models or FakeModels(FakeClient(script)), tmp_path, ping_seconds, settings)
 
     return make

@@ -23,14 +23,16 @@ from localllm.openai import (
 )
 from localllm.openai.unsupported import CHAT_REFUSALS, COMPLETION_REFUSALS, EMBEDDING_REFUSALS, RERANK_REFUSALS
 from localllm_tokenize.bodies import DetokenizeBody, TokenizeBody
+from tests.plugins.hostile import VALUES, error_of, nested
 
 ALIASES = ("repetition_penalty", "repeat_penalty_num", "n_predict", "typical", "mirostat_mode")
+BUDGETS = ("thinking_budget_tokens", "thinking_token_budget", "reasoning_budget", "reasoning_budget_tokens")
 ENDPOINTS: dict[str, tuple[Any, str, dict[str, Any], list[str]]] = {
     "chat": (
         localllm_chat,
         "/v1/chat/completions",
         {"messages": [{"role": "user", "content": "Hi"}]},
-        sorted({*ChatCompletionRequest.model_fields, *CHAT_REFUSALS, *ALIASES}),
+        sorted({*ChatCompletionRequest.model_fields, *CHAT_REFUSALS, *ALIASES, *BUDGETS}),
     ),
     "completions": (
         localllm_completions,
@@ -80,37 +82,6 @@ def serve(make_server: Any, pooling_models: Any) -> Any:
     return make
 
 
-def nested(depth: int) -> Any:
-    value: Any = 1
-    for _ in range(depth):
-        value = [value]
-    return value
-
-
-VALUES: list[Any] = [
-    *("", "x", "1", "x" * 100_000, "\x00", "\u202e"),
-    *(True, False, 0, 1, -1, -2, 0.5, 1.5, 1e308, -1e308, 2**31, 2**63, -(2**63), 2**64 - 1),
-    *([], {}, [[]], [{}], [None], [1, "x"], ["x", 1], {"x": 1}, {"1": "x"}, {"": None}),
-    *(nested(62), ["x"] * 10_000, [1] * 10_000, [{}] * 10_000, {str(key): key for key in range(5_000)}),
-]
-
-
-def error_of(answer: Any) -> dict[str, Any]:
-    """Return the error after checking that it is one of the caller's, in the one shape."""
-    assert 400 <= answer.status < 500, (answer.status, answer.body[:300])
-    assert answer.headers["content-type"] == "application/json"
-    body = answer.json
-    assert list(body) == ["error"]
-    error = body["error"]
-    assert isinstance(error["message"], str)
-    assert error["message"]
-    assert error["type"] == "invalid_request_error"
-    assert error["param"] is None or isinstance(error["param"], str)
-    assert isinstance(error["code"], str)
-    assert len(answer.body) < 20_000
-    return error  # type: ignore[no-any-return]
-
-
 @EACH
 def test_every_field_with_every_kind_of_value(serve: Any, endpoint: str) -> None:
     _, path, body, names = ENDPOINTS[endpoint]
@@ -119,7 +90,7 @@ def test_every_field_with_every_kind_of_value(serve: Any, endpoint: str) -> None
 
     async def walk() -> None:
         for name in names:
-            for value in VALUES:
+            for value in (*VALUES, nested(62)):
                 answer = await server.request(path, {**body, name: value})
                 if answer.status != 200:
                     param = error_of(answer)["param"]
@@ -192,6 +163,9 @@ MESSAGE = b'{"role":"user","content":"Hi"}'
 PART = b'{"type":"text","text":""}'
 PARTS = b'{"role":"user","content":[%s]}' % b",".join([PART] * 64)
 CHAT = b'{"messages":[' + MESSAGE + b"],"
+CALL = b'{"function":{"name":"f","arguments":"{}"}}'
+CALLS = b'{"role":"assistant","tool_calls":[%s]}' % b",".join([CALL] * 128)
+TOOL = b'{"type":"function","function":{"name":"f%d","description":"%s"}}'
 HEAVY: dict[str, tuple[str, bytes]] = {
     "numbers as messages": ("chat", filled(b'{"messages":[', b"5", b"]}")),
     "empty messages": ("chat", filled(b'{"messages":[', b"{}", b"]}")),
@@ -203,6 +177,32 @@ HEAVY: dict[str, tuple[str, bytes]] = {
     ),
     "too many stop strings": ("chat", filled(CHAT + b'"stop":[', b"5", b"]}")),
     "too many tools": ("chat", filled(CHAT + b'"tools":[', b"{}", b"]}")),
+    "too many calls": ("chat", filled(b'{"messages":[{"role":"assistant","tool_calls":[', CALL, b"]}]}")),
+    "as many calls as fit": ("chat", filled(b'{"messages":[', CALLS, b"]}")),
+    "as many results as may be": (
+        "chat",
+        b'{"messages":[%s%s]}' % (CALLS, b',{"role":"tool","tool_call_id":"x"}' * 2047),
+    ),
+    "one long list of arguments": (
+        "chat",
+        filled(
+            b'{"messages":[{"role":"assistant","tool_calls":[{"function":{"name":"f","arguments":{"a":[',
+            b"1",
+            b"]}}}]}]}",
+        ),
+    ),
+    "as many tools as may be": (
+        "chat",
+        CHAT + b'"tools":[' + b",".join(TOOL % (n, b"x" * 400) for n in range(512)) + b"]}",
+    ),
+    "a tool with a wide schema": (
+        "chat",
+        keyed(CHAT + b'"tools":[{"type":"function","function":{"name":"f","parameters":{"properties":{', b"}}}}]}"),
+    ),
+    "many allowed tools": (
+        "chat",
+        filled(CHAT + b'"tool_choice":{"type":"allowed_tools","mode":"auto","tools":[', b'{"type":"function"}', b"]}}"),
+    ),
     "too many biases": ("chat", keyed(CHAT + b'"logit_bias":{', b"}}")),
     "biases by text": (
         "chat",

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from localllm.contract.backend import LoadRequest
+from localllm.contract.chat_format import RenderedPrompt
+from localllm.contract.generation import ChatPrompt, Constraint
 from localllm.testing.decoders import FakeModel, load_slow
 
 
 class GatedRenderer:
-    def render(self, messages: Sequence[Mapping[str, object]], template_kwargs: Mapping[str, object]) -> str:
-        return Path(str(template_kwargs["gate"])).read_text()
+    def render(self, prompt: ChatPrompt, constraint: Constraint | None = None) -> RenderedPrompt:
+        return RenderedPrompt(Path(str(prompt.template_kwargs["gate"])).read_text())
 
 
 def load(request: LoadRequest) -> FakeModel:

@@ -5,16 +5,20 @@ A script gets the two ends of the pipe. It says Hello as a real worker does, unl
 
 from __future__ import annotations
 
+import mmap
 import os
 import queue
+import resource
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import BinaryIO
 
-from localllm.contract.generation import Chunk, Finished, Started, Timings, Usage
+from localllm.contract.errors import ModelFileError
+from localllm.contract.generation import Chunk, Finished, GenerateRequest, Started, Timings, Usage
 from localllm.contract.model import ModelInfo
 from localllm.contract.pooling import Pooled, PoolFinished
 from localllm.contract.wire import (
@@ -31,6 +35,9 @@ from localllm.contract.wire import (
 )
 from localllm.transport.codec import decode_to_worker, encode_from_worker
 from localllm.transport.framing import pack_frame, read_frame
+
+CRASH_SEED = 13
+"""A request with this seed kills a worker that ``lives_as_the_settings_say``."""
 
 FINISHED = Finished(Usage(1, 1), Timings(0.0, 0.0, 0.0))
 
@@ -76,6 +83,22 @@ def well_behaved(pipe: Pipe) -> None:
     while isinstance(message := pipe.receive(), Submit):
         pipe.events((message.request_id, Started(1)), (message.request_id, Chunk(0, "ok", 1)))
         pipe.events((message.request_id, FINISHED))
+
+
+def works_before_it_is_asked(pipe: Pipe) -> None:
+    """It is ready and has preloaded something in one breath."""
+    assert isinstance(pipe.receive(), Hello)
+    said = (Ready(ModelInfo(128, 258)), Batch((), prefilled_tokens=5), Batch((), prefilled_tokens=2))
+    pipe.raw(b"".join(pack_frame(encode_from_worker(message)) for message in said))
+    while isinstance(message := pipe.receive(), Submit):
+        pipe.events((message.request_id, Started(1)), (message.request_id, FINISHED))
+
+
+def nonsense_in_one_breath_with_ready(pipe: Pipe) -> None:
+    assert isinstance(pipe.receive(), Hello)
+    said = (Ready(ModelInfo(128, 258)), Batch((("r999", FINISHED),)))
+    pipe.raw(b"".join(pack_frame(encode_from_worker(message)) for message in said))
+    pipe.until_the_end()
 
 
 def garbage_frame(pipe: Pipe) -> None:
@@ -243,6 +266,90 @@ def vectors_for_a_prompt(pipe: Pipe) -> None:
     pipe.until_the_end()
 
 
+def reads_a_mapped_file(pipe: Pipe) -> None:
+    """Map the model's file, and read the whole of it for each request, as evaluating a token reads all weights."""
+    hello = pipe.receive()
+    assert isinstance(hello, Hello)
+    assert hello.load.path is not None
+    try:
+        with Path(hello.load.path).open("rb") as file:
+            if file.read(4) != b"GGUF":
+                raise ModelFileError(f"{hello.load.path} is no GGUF file.")
+            weights = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        pipe.send(LoadFailed(ModelFileError(f"{hello.load.path}: {error.strerror}.").to_wire()))
+        return
+    except ModelFileError as error:
+        pipe.send(LoadFailed(error.to_wire()))
+        return
+    pipe.send(Ready(ModelInfo(128, 258)))
+    while isinstance(message := pipe.receive(), Submit):
+        text = weights[-8:].decode()
+        pipe.events((message.request_id, Started(1)), (message.request_id, Chunk(0, text, 1)))
+        pipe.events((message.request_id, FINISHED))
+
+
+def has_too_little_memory_to_load(pipe: Pipe) -> None:
+    pipe.receive()
+    _take_more_than_there_is()
+
+
+def has_too_little_memory_to_answer(pipe: Pipe) -> None:
+    pipe.get_ready()
+    pipe.submitted()
+    _take_more_than_there_is()
+
+
+def _take_more_than_there_is() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (512 * 1024 * 1024,) * 2)
+    bytearray(1024 * 1024 * 1024)
+
+
+def lives_as_the_settings_say(pipe: Pipe) -> None:
+    """For storms: load slowly, or not at all; write one piece after the other to all requests; die when asked to."""
+    hello = pipe.receive()
+    assert isinstance(hello, Hello)
+    threading.Event().wait(hello.load.settings.get("load_seconds", 0.0))
+    if hello.load.settings.get("fails"):
+        pipe.send(LoadFailed({"code": "model_load_failed", "message": "told to fail"}))
+        return
+    pipe.send(Ready(ModelInfo(128, 258)))
+    commands: queue.SimpleQueue[ToWorker | None] = queue.SimpleQueue()
+
+    def read() -> None:
+        while (message := pipe.receive()) is not None:
+            commands.put(message)
+        commands.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    pieces_left: dict[str, int] = {}
+    while True:
+        try:
+            message = commands.get(timeout=0.005 if pieces_left else None)
+        except queue.Empty:
+            _write_one_piece_each(pipe, pieces_left)
+            continue
+        match message:
+            case Submit(request_id=request_id, request=GenerateRequest(sampling=sampling)):
+                if sampling.seed == CRASH_SEED:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                pieces_left[request_id] = sampling.max_tokens or 1
+                pipe.events((request_id, Started(1)))
+            case Cancel(request_id=request_id):
+                pieces_left.pop(request_id, None)
+            case _:
+                return
+
+
+def _write_one_piece_each(pipe: Pipe, pieces_left: dict[str, int]) -> None:
+    for request_id in list(pieces_left):
+        pipe.events((request_id, Chunk(0, "x", 1)))
+        pieces_left[request_id] -= 1
+        if not pieces_left[request_id]:
+            del pieces_left[request_id]
+            pipe.events((request_id, FINISHED))
+
+
 SCRIPTS: dict[str, Callable[[Pipe], None]] = {
     script.__name__: script
     for script in (
@@ -256,9 +363,14 @@ SCRIPTS: dict[str, Callable[[Pipe], None]] = {
         garbage_frame,
         grandchild_holds_the_pipes,
         half_frame_then_exit,
+        has_too_little_memory_to_answer,
+        has_too_little_memory_to_load,
         ignores_sigterm_and_shutdown,
+        lives_as_the_settings_say,
         never_ready,
+        nonsense_in_one_breath_with_ready,
         print_instead_of_a_frame,
+        reads_a_mapped_file,
         ready_twice,
         refuse_to_load_and_stay,
         stderr_flood,
@@ -268,6 +380,7 @@ SCRIPTS: dict[str, Callable[[Pipe], None]] = {
         vectors_for_a_prompt,
         vectors_without_end,
         well_behaved,
+        works_before_it_is_asked,
     )
 }
 

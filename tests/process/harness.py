@@ -121,7 +121,12 @@ async def scripted_worker(
 
 def scripted_command(script: str) -> WorkerCommand:
     environment = worker_environment(os.environ)
-    return WorkerCommand("demo", environment, (sys.executable, "-P", str(SCRIPT), script))
+    return WorkerCommand("demo", environment, scripted_argv(script))
+
+
+def scripted_argv(script: str) -> tuple[str, ...]:
+    """What starts a scripted worker: ``running_registry(..., worker_argv=scripted_argv("well_behaved"))``."""
+    return sys.executable, "-P", str(SCRIPT), script
 
 
 def ask(text: str = "hello", *, max_tokens: int | None = 8, **sampling: Any) -> GenerateRequest:

@@ -10,6 +10,7 @@ import pytest
 from localllm.contract.errors import (
     ContextLengthExceededError,
     InvalidRequestError,
+    ModelBusyError,
     OverloadedError,
     UnavailableError,
 )
@@ -132,6 +133,51 @@ def test_unload_waits_for_the_stream_and_gives_the_process_back(run: Run, tmp_pa
             await unloading
             assert not exists(pid)
             assert registry.status()[0].state is ModelState.UNLOADED
+
+    run(scenario())
+
+
+def test_a_forced_unload_ends_open_streams_with_a_typed_error_and_the_next_request_reloads(
+    run_both: Run, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        slow = {"step_delay_seconds": 0.02, "context_length": 4000}
+        async with running_registry(Models(demo=slow), tmp_path) as registry:
+            async with registry.acquire("demo", GENERATE) as client:
+                stream = client.generate(ask(max_tokens=None, ignore_eos=True))
+                await first_chunk(stream)
+                pid = registry.status()[0].worker_pid
+                assert pid is not None
+                with pytest.raises(ModelBusyError, match="1 requests in flight"):
+                    await registry.unload("demo", deadline_seconds=0.05)
+                await first_chunk(stream)  # it goes on
+                assert await registry.unload("demo", deadline_seconds=0.0, force=True)
+                assert not exists(pid)
+                with pytest.raises(UnavailableError, match="shutting down"):
+                    async for _ in stream:
+                        continue
+            async with registry.acquire("demo", GENERATE) as client:
+                await read_all(client)
+            assert registry.status()[0].in_flight == 0
+
+    run_both(scenario())
+
+
+def test_a_model_makes_room_for_another_and_its_process_is_gone_before_the_other_loads(
+    run: Run, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        events = Events()
+        async with running_registry(Models(one={}, two={}), tmp_path, emit=events, max_loaded=1) as registry:
+            async with registry.acquire("one", GENERATE) as client:
+                await read_all(client)
+                pid = registry.status()[0].worker_pid
+                assert pid is not None
+            async with registry.acquire("two", GENERATE) as client:
+                assert not exists(pid)
+                await read_all(client)
+            assert [type(event) for event in events.seen] == [ModelLoaded, ModelUnloaded, ModelLoaded]
+            assert events.of(ModelUnloaded) == [ModelUnloaded("one", "evicted")]
 
     run(scenario())
 

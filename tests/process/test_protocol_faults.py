@@ -108,6 +108,23 @@ async def load(script: str, *, seconds: float = 30.0) -> None:
     await client.close()
 
 
+def test_a_worker_may_tell_of_work_as_soon_as_it_is_ready(run_both: Run) -> None:
+    async def scenario() -> None:
+        async with scripted_worker("works_before_it_is_asked") as client:
+            assert client.prefilled_tokens_total == 7
+            await read_all(client)
+
+    run_both(scenario())
+
+
+def test_what_it_tells_then_is_checked_like_all_else(run_both: Run) -> None:
+    async def scenario() -> WorkerExit:
+        async with scripted_worker("nonsense_in_one_breath_with_ready") as client:
+            return await client.exited
+
+    assert run_both(scenario()).killed_for == "protocol"
+
+
 @pytest.mark.parametrize("script", ["batch_before_ready", "print_instead_of_a_frame"])
 def test_nonsense_before_ready_ends_the_worker(run_both: Run, script: str) -> None:
     with pytest.raises(WorkerDiedLoadingError) as caught:

@@ -63,8 +63,13 @@ class _Output:
 
 
 @contextmanager
-def running_server(directory: Path, *, api_key: str = "", models: Path = ROOT / "models") -> Iterator[RunningServer]:
-    """Start ``localllm serve`` on a free port and end it by SIGTERM; all files that it writes go to ``directory``."""
+def running_server(
+    directory: Path, *, api_key: str = "", models: Path = ROOT / "models", define: str = ""
+) -> Iterator[RunningServer]:
+    """Start ``localllm serve`` on a free port and end it by SIGTERM; all files that it writes go to ``directory``.
+
+    ``define`` is TOML with further models.
+    """
     config = directory / "localllm.toml"
     keys = f'api_keys = ["{api_key}"]\n' if api_key else ""
     config.write_text(
@@ -72,7 +77,7 @@ def running_server(directory: Path, *, api_key: str = "", models: Path = ROOT / 
         f'[models]\ndirectory = "{models}"\ndefault = "localllm-demo"\n'
         '[models.define.localllm-demo]\naliases = ["org/name:Q4"]\n'
         # On cores that others use too, llama.cpp's threads wait for each other longer than they work.
-        "[plugin.llama_cpp]\nthreads = 1\nthreads_batch = 1\n",
+        "[plugin.llama_cpp]\nthreads = 1\nthreads_batch = 1\n" + define,
         encoding="utf-8",
     )
     process = subprocess.Popen(

@@ -302,7 +302,7 @@ def test_legacy_logprobs(client: OpenAI) -> None:
         ({"top_p": 3}, "top_p", "invalid_request"),
         ({"stop": [""]}, "stop[0]", "invalid_request"),
         ({"logit_bias": {"999999": 1}}, "logit_bias", "invalid_request"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "unsupported_feature"),
+        ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools[0].type", "unsupported_feature"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import json
+import os
 import re
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
+import jsonschema
 import openai
 import pytest
-from openai import OpenAI
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from openai import AsyncOpenAI, OpenAI
 from pydantic import BaseModel, Field
+
+from tests.real_models.test_constraints import HARD, MAX_TOKENS, schemas
+from tests.real_models.weather_kit import FIXED, THINKING, tool
 
 pytestmark = [pytest.mark.real_model, pytest.mark.process]
 
 MODEL = "localllm-demo"
+FULL = os.environ.get("LOCALLLM_TEST_FULL") == "1"
+N_SCHEMAS = 500 if FULL else 30
+TIMEOUT_S = 600 if FULL else 50
 CAPITAL: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
 
 
@@ -111,3 +124,108 @@ def test_a_hostile_grammar_is_refused_and_the_server_goes_on(client: OpenAI) -> 
         )
     answer = client.chat.completions.create(model=MODEL, messages=CAPITAL, temperature=0)
     assert answer.choices[0].message.content == "The capital of France is Paris."
+
+
+# --- any schema ------------------------------------------------------------------------------------------------------
+
+ARGUMENTS = {"room": {"enum": ["kitchen", "hall"]}, "level": {"type": "integer", "minimum": 0, "maximum": 9}}
+LIGHT = tool("set_light", ARGUMENTS, strict=True)
+MANNERS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "thinking": {"extra_body": THINKING},
+    "a short thought": {"extra_body": {**THINKING, "thinking_budget": 3}},
+    "tools": {"tools": [LIGHT]},
+    "tools left alone": {"tools": [LIGHT], "logit_bias": {"<tool_call>": -100}},
+    "tools and thinking": {"tools": [LIGHT], "extra_body": THINKING},
+}
+MORE_QUOTES = {'"': 8}  # by logit_bias: a small model never ends a string that has no bound
+
+Written = tuple[str, str, list[str]]
+"""One choice: its content, why it ended, the arguments of its calls."""
+
+
+def ask_all(server: Any, requests: Sequence[dict[str, Any]]) -> list[Written]:
+    """Send the requests at once, every other one to be streamed; return all of their choices."""
+
+    async def run() -> list[list[Written]]:
+        async with AsyncOpenAI(base_url=server.base_url, api_key="none", max_retries=0, timeout=TIMEOUT_S) as client:
+            asked = [streamed if index % 2 else whole for index in range(len(requests))]
+            return await asyncio.gather(*(send(client, one) for send, one in zip(asked, requests, strict=True)))
+
+    return list(itertools.chain.from_iterable(asyncio.run(run())))
+
+
+async def whole(client: AsyncOpenAI, request: dict[str, Any]) -> list[Written]:
+    answer = await client.chat.completions.create(**request)
+    return [
+        (
+            choice.message.content or "",
+            choice.finish_reason,
+            [made.function.arguments for made in choice.message.tool_calls or ()],
+        )
+        for choice in answer.choices
+    ]
+
+
+async def streamed(client: AsyncOpenAI, request: dict[str, Any]) -> list[Written]:
+    texts = [""] * request["n"]
+    reasons = [""] * request["n"]
+    calls: list[list[str]] = [[] for _ in texts]
+    async for chunk in await client.chat.completions.create(**request, stream=True):
+        (choice,) = chunk.choices
+        texts[choice.index] += choice.delta.content or ""
+        reasons[choice.index] = choice.finish_reason or ""
+        for fragment in choice.delta.tool_calls or ():
+            made = calls[choice.index]
+            made += [""] * (fragment.index + 1 - len(made))
+            made[fragment.index] += fragment.function.arguments
+    return list(zip(texts, reasons, calls, strict=True))
+
+
+def by_schema(schema: Any, manner: str, *, bias: dict[str, int] | None = None, **fields: Any) -> dict[str, Any]:
+    wanted = {"type": "json_schema", "json_schema": {"name": "wanted", "schema": schema, "strict": True}}
+    request = {**FIXED, "messages": CAPITAL, "response_format": wanted, "n": 2, "max_tokens": MAX_TOKENS}
+    biases = {**MANNERS[manner].get("logit_bias", {}), **(bias or {})}
+    return {**request, **MANNERS[manner], "logit_bias": biases, **fields}
+
+
+def check(schema: Any, answers: Sequence[Written]) -> list[bool]:
+    """Assert that each answer that has ended by itself is valid; return which ones have."""
+    content = jsonschema.Draft202012Validator(schema)
+    arguments = jsonschema.Draft202012Validator(LIGHT["function"]["parameters"])
+    for text, reason, calls in answers:
+        if reason == "stop":
+            assert not calls
+            content.validate(json.loads(text))
+        elif reason == "tool_calls":
+            assert calls
+            assert not text
+            for made in calls:
+                arguments.validate(json.loads(made))
+        else:
+            assert reason == "length"
+    return [reason != "length" for _, reason, _ in answers]
+
+
+def test_what_is_written_under_a_schema_is_valid_and_nearly_always_complete(server: Any) -> None:
+    complete: list[bool] = []
+
+    @settings(max_examples=N_SCHEMAS)
+    @given(schemas, st.integers(0, 2**31))
+    def write(schema: Any, seed: int) -> None:
+        # Draws would often be the same: a checksum is spread evenly.
+        manner = list(MANNERS)[zlib.crc32(json.dumps([schema, seed]).encode()) % len(MANNERS)]
+        requests = [by_schema(schema, manner, temperature=heat, seed=seed) for heat in (0, 0, 1, 1)]
+        complete.extend(check(schema, ask_all(server, requests)))
+
+    write()
+    assert sum(complete) >= 0.95 * len(complete)
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_hard_schemas(server: Any, name: str) -> None:
+    schema = HARD[name]
+    effort: dict[str, Any] = {} if FULL else {"n": 1, "max_tokens": 200}
+    requests = [by_schema(schema, manner, seed=7, **effort) for manner in MANNERS]
+    requests += [by_schema(schema, manner, temperature=1, seed=7, bias=MORE_QUOTES, **effort) for manner in MANNERS]
+    assert any(check(schema, ask_all(server, requests)))

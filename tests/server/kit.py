@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -62,6 +62,16 @@ class FakeState:
     mode: Mode = Mode.GENERATE
     safe_mode: bool = False
     info: ModelInfo | None = field(default_factory=lambda: ModelInfo(context_length=256, n_vocab=8))
+    in_flight: int = 0
+    waiting: int = 0
+    pinned: bool = False
+    ttl_seconds: float | None = None
+    expires_in_seconds: float | None = None
+    loaded_for_seconds: float | None = None
+    worker_pid: int | None = None
+    memory_bytes: int | None = None
+    memory_estimated_bytes: int | None = None
+    error: str | None = None
 
 
 class FakeClient:
@@ -116,6 +126,10 @@ class FakeHost:
         self.client = FakeClient()
         self.states = [FakeState("demo")]
         self.acquired = 0
+        self.options: list[tuple[bool, float | None]] = []  # what requests said of loading and staying
+        self.preloading: list[str] = []
+        self.asked: list[tuple[Any, ...]] = []  # loads and unloads
+        self.refusal: Exception | None = None
         self.running = False
         self.closed = False
 
@@ -130,8 +144,11 @@ class FakeHost:
         raise ModelNotFoundError(f"no model {name!r}", param="model")
 
     @asynccontextmanager
-    async def acquire(self, name: str | None, mode: Mode) -> AsyncIterator[FakeClient]:
+    async def acquire(
+        self, name: str | None, mode: Mode, *, autoload: bool = True, ttl_seconds: float | None = None
+    ) -> AsyncIterator[FakeClient]:
         self.resolve(name, mode)
+        self.options.append((autoload, ttl_seconds))
         self.acquired += 1
         try:
             yield self.client
@@ -140,6 +157,22 @@ class FakeHost:
 
     def list_specs(self) -> list[ModelSpec]:
         return self.specs
+
+    async def preload(self, names: Sequence[str | None]) -> None:
+        self.asked.append(("preload", *names))
+
+    async def load(
+        self, name: str | None, mode: Mode, *, ttl_seconds: float | None = None, pinned: bool | None = None
+    ) -> None:
+        self.asked.append(("load", name, mode, ttl_seconds, pinned))
+        if self.refusal is not None:
+            raise self.refusal
+
+    async def unload(self, name: str | None, mode: Mode, *, deadline_seconds: float, force: bool = False) -> bool:
+        self.asked.append(("unload", name, mode, deadline_seconds, force))
+        if self.refusal is not None:
+            raise self.refusal
+        return True
 
     def status(self) -> list[FakeState]:
         return self.states

@@ -25,6 +25,7 @@ def test_model_list() -> None:
     assert body["object"] == "list"
     assert [model["id"] for model in body["data"]] == ["demo", "org/name:Q4", "embedder"]
     demo, nested, embedder = body["data"]
+    assert demo.pop("status")["value"] == "loaded"
     assert demo == {
         "id": "demo",
         "object": "model",
@@ -33,8 +34,14 @@ def test_model_list() -> None:
         "name": "Demo",
         "type": "chat",
         "aliases": ["d"],
+        "tags": [],
+        "capabilities": ["completion"],
         "loaded": True,
         "state": "ready",
+        "pinned": False,
+        "ttl_seconds": None,
+        "defaults": [],
+        "forced": [],
         "max_model_len": 256,
         "meta": {"name": "Demo", "n_ctx_train": 512},
     }

@@ -70,7 +70,9 @@ class Models:
         return ModelSpec("m", "engine")
 
     @asynccontextmanager
-    async def acquire(self, name: str | None, mode: Mode) -> AsyncIterator[Models]:
+    async def acquire(
+        self, name: str | None, mode: Mode, *, autoload: bool = True, ttl_seconds: float | None = None
+    ) -> AsyncIterator[Models]:
         self.open += 1
         try:
             yield self

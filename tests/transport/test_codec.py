@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from localllm.contract.adapters import AdapterScale
 from localllm.contract.backend import LoadRequest
 from localllm.contract.errors import InvalidRequestError, LocalLLMError, ProtocolError
 from localllm.contract.generation import (
@@ -107,7 +108,10 @@ PROMPTS = (
     | st.builds(TokenPrompt, tuples(INTS))
     | st.builds(InfillPrompt, TEXT, TEXT)
 )
-REQUESTS = st.builds(GenerateRequest, PROMPTS, SAMPLING, TEXT, st.booleans(), st.none() | INTS)
+ADAPTERS = st.builds(AdapterScale, FLOATS, st.none() | TEXT, st.none() | INTS)
+REQUESTS = st.builds(
+    GenerateRequest, PROMPTS, SAMPLING, TEXT, st.booleans(), st.none() | INTS, st.none() | tuples(ADAPTERS)
+)
 POOL_INPUTS = st.builds(TextPrompt, TEXT) | st.builds(TokenPrompt, tuples(INTS)) | st.builds(PairPrompt, TEXT, TEXT)
 POOL_REQUESTS = st.builds(
     PoolRequest, tuples(POOL_INPUTS), st.booleans(), st.none() | INTS, st.none() | INTS, st.booleans(), TEXT
@@ -118,7 +122,7 @@ TEXT_REQUESTS = (
     | st.builds(DetokenizeRequest, tuples(INTS))
     | st.builds(RenderRequest, CHATS)
 )
-LOADS = st.builds(LoadRequest, TEXT, st.none() | TEXT, st.sampled_from(Mode), OBJECTS, st.booleans())
+LOADS = st.builds(LoadRequest, TEXT, st.none() | TEXT, st.sampled_from(Mode), OBJECTS, st.booleans(), tuples(CHATS))
 TO_WORKER = (
     st.builds(Hello, TEXT, LOADS)
     | st.builds(Submit, TEXT, REQUESTS | POOL_REQUESTS | TEXT_REQUESTS)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import pytest
 
 from localllm.contract.backend import LoadRequest
+from localllm.contract.chat_format import CallFormat, RenderedPrompt, ReplyRules, Tool
 from localllm.contract.errors import ContextLengthExceededError, InvalidRequestError, UnsupportedFeatureError
 from localllm.contract.generation import (
     ChatPrompt,
+    Constraint,
     GenerateRequest,
     InfillPrompt,
     Prompt,
@@ -115,7 +117,7 @@ def test_a_model_without_a_template_says_where_to_go_instead() -> None:
 
 def test_the_templates_own_words_come_through() -> None:
     class Picky:
-        def render(self, messages: Sequence[Mapping[str, object]], template_kwargs: Mapping[str, object]) -> str:
+        def render(self, prompt: ChatPrompt, constraint: Constraint | None = None) -> RenderedPrompt:
             raise InvalidRequestError("Conversation roles must alternate", param="messages")
 
     fake = model()
@@ -125,3 +127,41 @@ def test_the_templates_own_words_come_through() -> None:
             FakeModel(fake.info, fake.decoder, fake.tokenizer, Picky()),
             queued_at=0.0,
         )
+
+
+TOOLS = ({"type": "function", "function": {"name": "get", "parameters": {}}},)
+
+
+@pytest.mark.parametrize("choice", ["auto", "required"])
+def test_a_renderer_that_knows_of_no_tools_gets_none(choice: Literal["auto", "required"]) -> None:
+    with pytest.raises(UnsupportedFeatureError, match="can't call tools") as caught:
+        intake(ChatPrompt(HELLO.messages, tools=TOOLS, tool_choice=choice))
+    assert caught.value.param == "tools"
+    assert intake(ChatPrompt(HELLO.messages, tools=TOOLS, tool_choice="none")).prompt == intake(HELLO).prompt
+
+
+def test_what_the_renderer_says_of_the_reply_reaches_the_engine() -> None:
+    """The constraint that it returns is what counts, its warnings come before those of the compiler."""
+    rules = ReplyRules(calls=CallFormat("json"), tools=(Tool("get"),), in_thought=True)
+    asked: list[tuple[ChatPrompt, Constraint | None]] = []
+
+    class Caller:
+        def render(self, prompt: ChatPrompt, constraint: Constraint | None = None) -> RenderedPrompt:
+            asked.append((prompt, constraint))
+            return RenderedPrompt("hi<|end|>", rules, Constraint("regex", "whole"), ("Mind the gap.",))
+
+    class Compiler:
+        def compile(self, constraint: Constraint) -> tuple[str, ...]:
+            return (f"{constraint.source} compiled",)
+
+    fake = model()
+    caller = FakeModel(fake.info, fake.decoder, fake.tokenizer, Caller(), constraints=Compiler())
+    prompt = ChatPrompt(HELLO.messages, tools=TOOLS)
+    content = Constraint("json_object")
+    submit = Submit("r1", GenerateRequest(prompt, SamplingParams(constraint=content)))
+    prepared = prepare(submit, caller, queued_at=0.0)
+    assert asked == [(prompt, content)]
+    assert prepared.reply == rules
+    assert prepared.sampling.constraint == Constraint("regex", "whole")
+    assert prepared.warnings == ("Mind the gap.", "whole compiled")
+    assert prepared.prompt == (*b"hi", 256)

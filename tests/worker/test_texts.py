@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from localllm.contract.backend import LoadRequest
-from localllm.contract.errors import InvalidRequestError, ModelUnsupportedError
-from localllm.contract.generation import ChatPrompt, TextPrompt
+from localllm.contract.chat_format import CallFormat, RenderedPrompt, ReplyRules
+from localllm.contract.errors import InvalidRequestError, ModelUnsupportedError, UnsupportedFeatureError
+from localllm.contract.generation import ChatPrompt, Constraint, TextPrompt
 from localllm.contract.model import Mode
 from localllm.contract.texts import DetokenizeRequest, RenderRequest, TextRequest, TextResult, TokenizeRequest
 from localllm.contract.wire import Batch, Submit
@@ -47,6 +48,21 @@ def test_a_conversation_is_what_its_template_says_whatever_is_asked_for_texts() 
     assert rendered == "user: hello\nassistant:"
     asked = TokenizeRequest(HELLO, add_special=True, parse_special=False)
     assert answer_text(asked, model()).tokens == tuple(rendered.encode())
+
+
+def test_a_conversation_with_tools_is_shown_and_counted_as_it_would_be_generated_from() -> None:
+    class Caller:
+        def render(self, prompt: ChatPrompt, constraint: Constraint | None = None) -> RenderedPrompt:
+            return RenderedPrompt(f"{len(prompt.tools)} tools<|end|>", ReplyRules(calls=CallFormat("json")))
+
+    fake = model()
+    caller = FakeModel(fake.info, fake.decoder, fake.tokenizer, Caller())
+    prompt = ChatPrompt(HELLO.messages, tools=({"type": "function", "function": {"name": "get"}},))
+    assert answer_text(RenderRequest(prompt), caller).text == "1 tools<|end|>"
+    assert answer_text(TokenizeRequest(prompt), caller).tokens == (*b"1 tools", 256)
+    with pytest.raises(UnsupportedFeatureError) as caught:
+        answer_text(RenderRequest(prompt), fake)
+    assert caught.value.param == "tools"
 
 
 def test_tokens_are_spelled_and_unknown_ones_refused() -> None:

@@ -66,19 +66,26 @@ class Marker:
 class ReplyInput:
     """The text of one reply, read up to ``at``. What was read is dropped, if nobody may come back to it."""
 
-    __slots__ = ("_kept_from", "at", "ended", "text")
+    __slots__ = ("_kept_from", "_n_dropped", "at", "ended", "text")
 
     def __init__(self) -> None:
         self.text = ""
         self.at = 0
         self.ended = False
         self._kept_from: int | None = None
+        self._n_dropped = 0
+
+    @property
+    def position(self) -> int:
+        """How many code points of the whole reply are read: those that were dropped, and those before ``at``."""
+        return self._n_dropped + self.at
 
     def append(self, text: str) -> None:
         """Go on with ``text``."""
         n_dropped = self.at if self._kept_from is None else self._kept_from
         self.text = self.text[n_dropped:] + text
         self.at -= n_dropped
+        self._n_dropped += n_dropped
         if self._kept_from is not None:
             self._kept_from = 0
 

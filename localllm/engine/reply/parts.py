@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from localllm.contract.generation import Region
 
 
 @dataclass(frozen=True, slots=True)
 class TextPart:
-    """Text of one region."""
+    """Text of one region. It stands in the reply as it is, from the code point ``start`` on."""
 
     region: Region
     text: str
+    start: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +39,13 @@ class PartList:
         self.n_calls = 0
         self._parts: list[Part] = []
 
-    def add_text(self, region: Region, text: str) -> None:
-        """Go on with text of a region."""
+    def add_text(self, region: Region, text: str, start: int) -> None:
+        """Go on with text of a region, which stands at ``start``; behind a marker another part begins."""
         last = self._parts[-1] if self._parts else None
-        if isinstance(last, TextPart) and last.region == region:
-            self._parts[-1] = TextPart(region, last.text + text)
+        if isinstance(last, TextPart) and last.region == region and last.start + len(last.text) == start:
+            self._parts[-1] = TextPart(region, last.text + text, last.start)
         elif text:
-            self._parts.append(TextPart(region, text))
+            self._parts.append(TextPart(region, text, start))
 
     def begin_call(self, name: str) -> None:
         """Begin another call."""

@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from localllm.contract.errors import LocalLLMError, SlowReaderError
+from localllm.server.blame import blame
 from localllm.server.disconnect import ClientDisconnected
 from localllm.server.errors import error_response, from_http_exception, internal_error
 from localllm.server.record import RequestRecord, request_record
@@ -46,13 +47,19 @@ class ErrorLayer:
                 await response(scope, receive, progress.send)
         except Exception as error:  # noqa: BLE001 - the last place that can answer; the log gets all of it
             record = request_record(scope)
-            await self._answer(self._typed(error, record), record, progress, scope, receive)
+            await self._answer(self._typed(error, scope, record), record, progress, scope, receive)
 
-    def _typed(self, error: Exception, record: RequestRecord) -> LocalLLMError:
+    def _typed(self, error: Exception, scope: Scope, record: RequestRecord) -> LocalLLMError:
         if isinstance(error, LocalLLMError) and type(error) is not LocalLLMError:
-            return error
+            return self._blamed(error, scope, record)
         self.logger.error("request %s failed", record.request_id, exc_info=error)
         return internal_error(record.request_id)
+
+    def _blamed(self, error: LocalLLMError, scope: Scope, record: RequestRecord) -> LocalLLMError:
+        blamed = blame(error, scope)
+        if blamed is not error:
+            self.logger.error("request %s: %s", record.request_id, blamed.message)
+        return blamed
 
     async def _answer(
         self, error: LocalLLMError, record: RequestRecord, progress: _Progress, scope: Scope, receive: Receive

@@ -121,7 +121,9 @@ def test_explicit_nulls_are_absent(make_server: Any) -> None:
         *("grammar", "typical_p", "top_n_sigma", "xtc_probability", "xtc_threshold", "dry_multiplier", "dry_base"),
         *("dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers", "mirostat", "mirostat_tau", "bad_words"),
         *("mirostat_eta", "stop_token_ids", "allowed_token_ids", "prompt_logprobs", "continue_final_message"),
-        *("add_generation_prompt", "mirostat_mode", "typical"),
+        *("add_generation_prompt", "mirostat_mode", "typical", "function_call", "parallel_tool_calls", "reasoning"),
+        *("enable_thinking", "thinking", "thinking_budget", "thinking_budget_tokens", "thinking_token_budget"),
+        *("reasoning_budget", "reasoning_budget_tokens", "include_reasoning", "reasoning_format"),
     ]
     server = make_server(localllm_chat)
     assert server.post(PATH, {**HELLO, **dict.fromkeys(names)}).status == 200

@@ -51,6 +51,12 @@ def test_every_template_has_its_expectation() -> None:
     assert len(SHOWN) >= 25
 
 
+def test_a_template_tells_whether_thinking_must_be_asked_for() -> None:
+    asked = {name for name, family in FAMILIES.items() if family.thought and not detect(name).thinks_unasked}
+    assert {"granite_3_3", "minicpm5", "deepseek_v3", "gemma_4"} <= asked
+    assert not asked & {"qwen3", "qwq", "gpt_oss", "smollm3", "glm_4_6", "lfm2_5"}
+
+
 @pytest.mark.parametrize("name", sorted(FAMILIES))
 def test_a_template_tells_its_format(name: str) -> None:
     family, found = FAMILIES[name], detect(name)

@@ -119,3 +119,18 @@ def test_the_build_id_names_the_commit_that_the_library_carries(tmp_path, monkey
 @pytest.mark.real_model
 def test_the_installed_build_tells_its_commit():
     assert "unknown" not in hardware.build_id()
+
+
+def test_the_machines_memory_is_the_containers_where_that_has_less(cgroup):
+    whole = hardware.total_memory_bytes()
+    assert whole >= hardware.available_memory_bytes() > 0
+    cgroup(memory_dot_max=str(GIB))
+    assert hardware.total_memory_bytes() == GIB
+    cgroup(memory_dot_max="max")
+    assert hardware.total_memory_bytes() == whole
+
+
+def test_no_limit_of_an_older_container_is_no_limit(cgroup):
+    whole = hardware.total_memory_bytes()
+    cgroup(memory__memory_dot_limit_in_bytes=str(2**63 - 4096))
+    assert hardware.total_memory_bytes() == whole

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 
@@ -12,10 +13,12 @@ from localllm.testing.tiny_model import (
     write_tiny_mamba,
     write_tiny_sliding,
 )
-from localllm_llama_cpp import context, loader
+from localllm_llama_cpp import chat_renderer, context, loader
+from localllm_llama_cpp.format_presets import PRESETS
 from localllm_llama_cpp.loader import load
 from localllm_llama_cpp.log import native_log
 from localllm_llama_cpp.sampling_defaults import SamplingDefaults
+from tests.plugins.llama_cpp.families import TEMPLATES
 
 
 def request_for(path, mode=Mode.GENERATE, **settings) -> LoadRequest:
@@ -128,7 +131,9 @@ def test_a_model_without_a_file_is_refused():
         load(LoadRequest("tiny", None, Mode.GENERATE))
 
 
-@pytest.mark.parametrize("settings", [{"kv_layout": "paged"}, {"n_threads": 3}, {"parallel": "many"}])
+@pytest.mark.parametrize(
+    "settings", [{"kv_layout": "paged"}, {"n_threads": 3}, {"parallel": "many"}, {"chat_format": "qwen9"}]
+)
 def test_wrong_settings_are_a_load_error(tiny_path, settings):
     with pytest.raises(ModelLoadError, match="'tiny'"):
         load(request_for(tiny_path, **settings))
@@ -138,6 +143,7 @@ def test_a_file_without_a_template_has_no_renderer(tmp_path, load_model):
     model = load_model(write_tiny_llama(tmp_path / "bare.gguf", chat_template=None))
     assert model.renderer is None
     assert not model.info.has_chat_template
+    assert "chat_format" not in model.info.meta
 
 
 def test_a_broken_template_costs_only_the_chat(tmp_path, load_model):
@@ -147,6 +153,50 @@ def test_a_broken_template_costs_only_the_chat(tmp_path, load_model):
         model.renderer.render(ChatPrompt(({"role": "user", "content": "x"},)))
     assert not model.info.has_chat_template
     assert "can't be compiled" in model.info.notes[0]
+
+
+def test_how_the_model_writes_calls_is_found_in_its_template_and_told(tmp_path, load_model):
+    template = (TEMPLATES / "qwen3.jinja").read_text(encoding="utf-8")
+    model = load_model(write_tiny_llama(tmp_path / "qwen.gguf", chat_template=template))
+    told = model.info.meta["chat_format"]
+    assert (told["name"], told["source"], told["calls"]["style"]) == ("hermes", "template", "json")
+    assert told["thought"] == {"open": "<think>", "close": "</think>"}
+    assert json.loads(json.dumps(told)) == told
+    tool = {"type": "function", "function": {"name": "get", "parameters": {"type": "object"}}}
+    rendered = model.renderer.render(ChatPrompt(({"role": "user", "content": "x"},), tools=(tool,)))
+    assert rendered.reply.calls == PRESETS["hermes"].calls
+    assert model.info.notes == ()
+
+
+def test_a_setting_says_how_the_model_writes_calls(tiny_path, load_model):
+    told = load_model(tiny_path, chat_format="mistral").info.meta["chat_format"]
+    assert (told["name"], told["source"], told["calls"]["style"]) == ("mistral", "config", "tagged_json")
+
+
+def test_a_template_that_tells_of_no_calls_is_no_fault(tiny_path, load_model):
+    info = load_model(tiny_path).info
+    assert info.meta["chat_format"] == {"name": "", "source": "none", "thought": None, "calls": None}
+    assert info.notes == ()
+
+
+def test_calls_of_an_unknown_kind_are_noted(tmp_path, load_model):
+    template = (TEMPLATES / "solar.jinja").read_text(encoding="utf-8")
+    (note,) = load_model(write_tiny_llama(tmp_path / "solar.gguf", chat_template=template)).info.notes
+    assert "in a way that is not known here" in note
+
+
+def test_a_detection_that_fails_costs_the_format_and_not_the_model(tiny_path, load_model, monkeypatch):
+    def fail(*_args, **_kwargs):
+        raise RecursionError("too deep")
+
+    monkeypatch.setattr(chat_renderer, "detect_format", fail)
+    model = load_model(tiny_path)
+    (note,) = model.info.notes
+    assert "RecursionError: too deep" in note
+    assert model.info.meta["chat_format"]["source"] == "none"
+    assert model.renderer.render(ChatPrompt(({"role": "user", "content": "x"},))).text
+    told = load_model(tiny_path, chat_format="hermes").info.meta["chat_format"]
+    assert (told["name"], told["source"]) == ("hermes", "config")
 
 
 def test_the_files_sampling_recommendations_are_the_defaults(tmp_path, load_model):
@@ -159,7 +209,7 @@ def test_the_files_sampling_recommendations_are_the_defaults(tmp_path, load_mode
         "general.sampling.min_p": 3.0,  # nonsense: the usual value stays
     }
     model = load_model(write_tiny_llama(tmp_path / "tuned.gguf", metadata=recommended))
-    assert ModelHeader(model.native.model).sampling_defaults() == SamplingDefaults(0.25, 7, 0.5, 0.05)
+    assert ModelHeader(model.native.model, tmp_path).sampling_defaults() == SamplingDefaults(0.25, 7, 0.5, 0.05)
 
 
 def test_closing_twice_does_no_harm(tiny_path):

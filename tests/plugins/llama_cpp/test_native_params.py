@@ -48,6 +48,9 @@ ELSEWHERE = {"tensor_split", "context_length", "parallel", "cached_sequences", "
     "seed",
     "pooling",
     "pool_batch_tokens",
+    "chat_format",
+    "chat_template_file",
+    "lora",
 }
 """Tested below, or in the memory plan, the loader and the sampler."""
 

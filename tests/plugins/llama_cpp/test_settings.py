@@ -17,6 +17,7 @@ from localllm_llama_cpp.settings import LlamaCppSettings
         ({"flash_attention": "on"}, ["flash_attention", "'on'", "auto"]),
         ({"flash_attention": False, "cache_type_v": "q8_0"}, ["cache_type_v", "q8_0", "flash attention"]),
         ({"parallel": 200, "cached_sequences": 57}, ["200", "57", "256"]),
+        ({"chat_format": "qwen9"}, ["chat_format", "'qwen9'", "hermes", "qwen3_coder"]),
         ({"tensor_split": [1.0, -1.0]}, ["tensor_split", "-1.0"]),
         ({"swa_full": True, "kv_layout": "unified"}, ["swa_full", "streams"]),
     ],

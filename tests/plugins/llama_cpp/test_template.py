@@ -4,9 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localllm import InvalidRequestError, ModelUnsupportedError
+from localllm import ChatPrompt, InvalidRequestError, ModelUnsupportedError
 from localllm.testing.tiny_model import CHATML_TEMPLATE
-from localllm_llama_cpp.template import BrokenTemplate, ChatTemplate
+from localllm_llama_cpp import sandbox
+from localllm_llama_cpp.chat_renderer import BrokenRenderer, ChatRenderer
+from localllm_llama_cpp.template import ChatTemplate, Form, Rendered
 
 ALTERNATING = (  # as Mistral's: roles alternate, beginning with the user, and there is no system role
     "{{ bos_token }}{% for message in messages %}"
@@ -24,6 +26,7 @@ SYSTEM_FIRST = (  # as Llama 2's: a system message only at the start
 DROPS_SYSTEM = (
     "{% for message in messages if message.role != 'system' %}<{{ message.role }}>{{ message.content }}{% endfor %}"
 )
+TOOL = {"type": "function", "function": {"name": "get", "description": "", "parameters": {"type": "object"}}}
 
 SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
 
@@ -33,7 +36,8 @@ def message(role: str, content: str) -> dict[str, object]:
 
 
 def render(source: str, *messages: dict[str, object], **kwargs: object) -> str:
-    return ChatTemplate(source, bos_token="<s>", eos_token="</s>").render(messages, kwargs)
+    renderer = ChatRenderer(ChatTemplate(source, bos_token="<s>", eos_token="</s>"))
+    return renderer.render(ChatPrompt(messages, kwargs)).text
 
 
 def test_chatml():
@@ -47,9 +51,9 @@ def test_a_conversation_that_the_template_takes_is_rendered_as_it_is():
 
 
 def test_template_kwargs_reach_the_template():
-    source = "{{ enable_thinking }} {{ add_generation_prompt }}"
-    assert render(source, message(USER, "x"), enable_thinking=False) == "False True"
-    assert render(source, message(USER, "x"), enable_thinking=1, add_generation_prompt=False) == "1 False"
+    source = "{{ enable_thinking }} {{ add_generation_prompt }} {{ reasoning_effort }}"
+    assert render(source, message(USER, "x"), enable_thinking=False, reasoning_effort="low") == "False True low"
+    assert render(source, message(USER, "x"), enable_thinking=1, add_generation_prompt=False) == "1 False "
 
 
 def test_template_kwargs_cannot_replace_the_messages():
@@ -78,6 +82,15 @@ def test_a_system_message_that_the_template_drops_in_silence_is_folded():
     assert render(DROPS_SYSTEM, message(SYSTEM, "Be brief."), message(USER, "a")) == "<user>Be brief.\n\na"
 
 
+def test_a_switch_that_the_template_reads_in_the_system_message_stays_there():
+    source = (  # as SmolLM3's
+        "{% set system = messages[0].content %}[{{ 'off' if '/no_think' in system else 'on' }}] "
+        "{{ system | replace('/no_think', '') }}{% for m in messages[1:] %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    )
+    text = render(source, message(SYSTEM, "Be as brief as you can be. /no_think"), message(USER, "a"))
+    assert text == "[off] Be as brief as you can be. <user>a"
+
+
 def test_a_refusal_comes_in_the_templates_own_words():
     with pytest.raises(InvalidRequestError, match="roles must alternate") as caught:
         render(ALTERNATING, message(ASSISTANT, "a"))
@@ -88,6 +101,68 @@ def test_a_refusal_comes_in_the_templates_own_words():
 def test_a_mistake_in_the_template_is_an_answer_and_not_a_crash(source):
     with pytest.raises(InvalidRequestError, match="chat template refuses"):
         render(source, message(USER, "a"))
+
+
+def test_a_template_that_asks_for_too_much_is_not_tried_again():
+    tried: list[int] = []
+
+    def forms():
+        for number in range(3):
+            tried.append(number)
+            yield Form([message(USER, str(number))])
+
+    source = f"{{% for i in range({sandbox.MAX_RANGE + 1}) %}}x{{% endfor %}}"
+    with pytest.raises(InvalidRequestError, match="at most 100000"):
+        ChatTemplate(source).render(forms(), {}, says_all=lambda _: True)
+    assert tried == [0]
+
+
+def test_the_first_form_that_says_all_is_taken_and_else_the_first():
+    template = ChatTemplate("{{ messages[0].content }}")
+    forms = [Form([message(USER, text)]) for text in ("one", "two", "three")]
+    assert template.render(forms, {}, says_all=lambda text: "t" in text) == Rendered("two", forms[1])
+    assert template.render(forms, {}, says_all=lambda _: False).text == "one"
+
+
+def test_a_form_is_rendered_once_however_often_it_is_offered():
+    n_looks = 0
+
+    def says_all(_text: str) -> bool:
+        nonlocal n_looks
+        n_looks += 1
+        return False
+
+    ChatTemplate("x").render([Form([message(USER, "a")])] * 3, {}, says_all=says_all)
+    assert n_looks == 1
+
+
+def test_what_begins_the_reply_is_told_from_the_rest():
+    template = ChatTemplate(CHATML_TEMPLATE)
+    rendered = template.render([Form([message(USER, "a")])], {}, says_all=lambda _: True)
+    assert template.generation_prompt(rendered, {}) == "<|im_start|>assistant\n"
+    without = ChatTemplate(ALTERNATING, bos_token="<s>")
+    rendered = without.render([Form([message(USER, "a")])], {}, says_all=lambda _: True)
+    assert without.generation_prompt(rendered, {}) == ""
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("{{ tools[0].function.name }}", "get"),
+        ("{{ 'none' if tools is not defined }}", ""),
+        ("{% for tool in xml_tools %}{{ tool.name }}{% endfor %}", "get"),
+        ("{% for function in functions %}{{ function.name }}{% endfor %}", "get"),
+        ("{{ 'Functions:' + functions }}", 'Functions:[\n    {\n        "name": "get",'),
+    ],
+)
+def test_tools_are_found_under_every_familys_name(source, expected):
+    assert ChatTemplate(source).render_once([message(USER, "a")], [TOOL], {}).startswith(expected)
+
+
+def test_a_template_that_can_not_do_without_functions_and_date_gets_them():
+    text = ChatTemplate("{{ '[' + functions + ']' + datetime }}").render_once([message(USER, "a")], [], {})
+    assert text.startswith("[]")
+    assert len(text) > len("[]1 May 2025")
 
 
 def test_developer_becomes_system_where_the_template_does_not_know_it():
@@ -106,21 +181,27 @@ def test_past_reasoning_is_found_under_every_familys_name(given_name, wanted_nam
     assert render("{{ messages[0]['" + wanted_name + "'] }}", past) == "2 + 2"
 
 
+@pytest.mark.parametrize("nothing", [None, ""])
+def test_no_reasoning_is_as_if_it_were_not_there(nothing):
+    past = {**message(ASSISTANT, "4"), "reasoning_content": nothing}
+    assert render("{{ messages[0].reasoning_content is defined }}", past) == "False"
+
+
 @pytest.mark.parametrize("source", [CHATML_TEMPLATE, "{{ bos_token }}" + CHATML_TEMPLATE])
 def test_the_beginning_token_stands_there_exactly_once_when_the_tokenizer_wants_one(source):
     template = ChatTemplate(source, bos_token="<s>", add_bos=True)
-    text = template.render([message(USER, "a")], {})
+    text = ChatRenderer(template).render(ChatPrompt((message(USER, "a"),))).text
     assert text.startswith("<s><|im_start|>")
     assert text.count("<s>") == 1
 
 
 def test_no_beginning_token_is_added_when_the_tokenizer_wants_none():
-    assert ChatTemplate(CHATML_TEMPLATE, bos_token="<s>").render([message(USER, "a")], {}).startswith("<|im_start|>")
+    assert render(CHATML_TEMPLATE, message(USER, "a")).startswith("<|im_start|>")
 
 
 def test_a_broken_template_says_what_is_wrong():
     with pytest.raises(ModelUnsupportedError, match=r"unexpected 'x'.*/v1/completions"):
-        BrokenTemplate("unexpected 'x'").render([], {})
+        BrokenRenderer("unexpected 'x'").render(ChatPrompt(()))
 
 
 texts = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=5)

@@ -19,6 +19,7 @@ from localllm import (
     TokenizeRequest,
     WorkerCrashedError,
 )
+from localllm.openai import parse_chat
 from localllm.testing.app import ScriptedModels
 
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
@@ -101,6 +102,36 @@ def test_messages_are_rendered_as_for_the_chat_endpoint(server: Any) -> None:
     assert [type(one) for one in asked] == [RenderRequest, TokenizeRequest, TokenizeRequest]
     assert all(isinstance(one.prompt, ChatPrompt) for one in asked)
     assert all(one.prompt.template_kwargs == {"style": "terse"} for one in asked)
+
+
+WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
+ROUND = [
+    *MESSAGES,
+    {"role": "assistant", "tool_calls": [{"function": {"name": "weather", "arguments": "{"}}], "reasoning": "hm"},
+    {"role": "tool", "content": [{"type": "text", "text": "sunny"}]},
+]
+
+
+@pytest.mark.parametrize("path", ["/tokenize", "/apply-template", "/chat/completions/input_tokens"])
+def test_tools_and_thoughts_make_the_prompt_that_the_chat_endpoint_makes(server: Any, path: str) -> None:
+    body = {
+        "messages": ROUND,
+        "tools": [WEATHER],
+        "tool_choice": "none",
+        "parallel_tool_calls": False,
+        "reasoning_effort": "none",
+        "thinking_budget": 7,
+        "stream": True,
+        "max_tokens": 5,
+    }
+    assert server.post(path, body).status == 200
+    (asked,) = server.client.text_requests
+    assert asked.prompt == parse_chat(body).generate_request().prompt
+    assert asked.prompt.tools == (WEATHER,)
+    assert asked.prompt.messages[2]["tool_calls"][0]["function"]["arguments"] == "{"
+    assert asked.prompt.template_kwargs == {"enable_thinking": False, "thinking": False}
+    refused = server.post(path, {"messages": MESSAGES, "tools": [{"type": "function"}]})
+    assert (refused.status, refused.json["error"]["param"]) == (400, "tools[0].function")
 
 
 @pytest.mark.parametrize("path", ["/tokenize", "/apply-template", "/chat/completions/input_tokens"])

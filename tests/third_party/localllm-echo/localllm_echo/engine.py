@@ -88,7 +88,8 @@ class EchoDecoder:
         return Sampled(token, token == END, logprob=0.0, top=((token, 0.0), *others)[:asked])
 
     def force(self, key: SequenceKey, tokens: Sequence[int]) -> None:
-        """What the engine writes itself is not repeated, and changes nothing."""
+        """Go on as if these tokens had been repeated."""
+        self.written[key] = self.written.get(key, 0) + len(tokens)
 
     def close(self, request_id: str) -> None:
         """Forget a request."""

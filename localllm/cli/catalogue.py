@@ -1,0 +1,119 @@
+"""What ``localllm models list`` and ``show`` print: the models as a server with this configuration would see them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from localllm.cli.output import format_bytes, format_count, print_json, print_table
+from localllm.cli.startup import prepare
+from localllm.contract.model import ModelSpec
+from localllm.models.catalog import Catalog
+from localllm.server.model_host import model_object
+
+_COLUMNS = ("MODEL", "KIND", "QUANTISATION", "PARAMETERS", "SIZE", "CONTEXT")
+_EXTRA_COLUMNS = ("WITH", "TAGS", "STORE")
+"""Shown when any model has something there."""
+
+
+def report_models(path: Path | None, overrides: Sequence[str], *, as_json: bool) -> None:
+    """Print all models, the default one with a star, and what can't be served."""
+    catalog = _read_catalog(path, overrides)
+    specs = list(catalog.specs().values())
+    if as_json:
+        models = [_document(spec, catalog) for spec in specs]
+        print_json({"object": "list", "data": models, "problems": list(catalog.problems)})
+        return
+    if specs:
+        extras = [_extras(spec) for spec in specs]
+        shown = [column for column in _EXTRA_COLUMNS if any(extra[column] for extra in extras)]
+        rows = [
+            [*_row(spec, catalog), *(extra[column] or "-" for column in shown)]
+            for spec, extra in zip(specs, extras, strict=True)
+        ]
+        print_table([*_COLUMNS, *shown], rows)
+    else:
+        typer.echo(f"no models yet: put a GGUF file into {catalog.options.directory / 'chat'}", err=True)
+    for problem in catalog.problems:
+        typer.echo(f"problem: {problem}", err=True)
+
+
+def report_model(name: str, path: Path | None, overrides: Sequence[str], *, as_json: bool) -> None:
+    """Print what is known of one model without loading it. Raises ``ModelNotFoundError`` and ``ModelFileError``."""
+    catalog = _read_catalog(path, overrides)
+    spec = catalog.resolve(name)
+    if as_json:
+        print_json(_document(spec, catalog))
+        return
+    facts = {
+        "id": spec.id,
+        "default": "yes" if spec.id == catalog.default else "no",
+        "aliases": ", ".join(spec.aliases) or "-",
+        "tags": ", ".join(spec.tags) or "-",
+        "backend": spec.backend,
+        "file": spec.path or "-",
+        **_readable_meta(spec.meta),
+        **({} if spec.ttl_seconds is None else {"ttl": f"{spec.ttl_seconds:g} s"}),
+        **({"pinned": "yes"} if spec.pinned else {}),
+        **{f"settings.{key}": str(value) for key, value in spec.settings.items()},
+    }
+    print_table(["FACT", "VALUE"], [[key, value] for key, value in facts.items()])
+
+
+def _read_catalog(path: Path | None, overrides: Sequence[str]) -> Catalog:
+    catalog = prepare(path, overrides).catalog
+    catalog.refresh()  # a server reads the headers of large stores bit by bit
+    return catalog
+
+
+def _document(spec: ModelSpec, catalog: Catalog) -> dict[str, Any]:
+    """Return a model as ``GET /v1/models`` shows it, less what only a server knows, plus what only the owner may."""
+    model = model_object(spec, None)
+    for key in ("loaded", "state"):
+        del model[key]
+    return model | {
+        "default": spec.id == catalog.default,
+        "backend": spec.backend,
+        "path": spec.path,
+        "settings": dict(spec.settings),
+    }
+
+
+def _row(spec: ModelSpec, catalog: Catalog) -> list[str]:
+    return [
+        spec.id + (" *" if spec.id == catalog.default else ""),
+        spec.kind.value,
+        str(spec.meta.get("quantisation") or "?"),
+        format_count(spec.meta.get("n_params")),
+        format_bytes(spec.meta.get("size")),
+        str(spec.meta.get("n_ctx_train") or "?"),
+    ]
+
+
+def _extras(spec: ModelSpec) -> dict[str, str]:
+    adapters = spec.meta.get("adapters", ())
+    companions = [
+        *(["projector"] if spec.meta.get("projector") else []),
+        *([f"{len(adapters)} adapter{'s' if len(adapters) > 1 else ''}"] if adapters else []),
+    ]
+    return {
+        "WITH": ", ".join(companions),
+        "TAGS": ", ".join(spec.tags),
+        "STORE": str(spec.meta.get("store", "")),
+    }
+
+
+def _readable_meta(meta: Mapping[str, Any]) -> dict[str, str]:
+    readable = {key: value for key, value in meta.items() if key != "hyperparameters" and value is not None}
+    scales = {"size": format_bytes, "n_params": format_count}
+    return {
+        key: scales[key](value)
+        if key in scales
+        else ", ".join(map(str, value))
+        if isinstance(value, (list, tuple))
+        else str(value)
+        for key, value in readable.items()
+    }

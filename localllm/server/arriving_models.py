@@ -1,0 +1,126 @@
+"""The models that there are, and those that are being fetched: requests for one that is on its way wait for it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from localllm.contract.backend import ModelClient
+from localllm.contract.errors import ModelNotFoundError, UnavailableError
+from localllm.contract.model import Mode, ModelKind, ModelSpec
+from localllm.models.pull_options import PullOptions
+from localllm.models.pulls import Pull, Pulls
+from localllm.server.model_host import ModelHost, ModelState
+
+_SHORTEST_RETRY_SECONDS = 5
+_LONGEST_RETRY_SECONDS = 600
+
+
+class ArrivingModels:
+    """A :class:`ModelHost` in front of another, which knows nothing of pulls. Event loop only.
+
+    :meth:`resolve` promises a model that is being fetched; :meth:`acquire` waits for it, for as long as the request
+    may take. With ``wait`` unset both raise ``UnavailableError``, which tells how far the pull is.
+    """
+
+    def __init__(self, host: ModelHost, pulls: Pulls, *, wait: bool) -> None:
+        self._host = host
+        self._pulls = pulls
+        self._wait = wait
+
+    def reconfigure(self, options: PullOptions, *, wait: bool) -> None:
+        """Put other options in force for pulls that are started, and requests that come, from now on."""
+        self._pulls.reconfigure(options)
+        self._wait = wait
+
+    def resolve(self, name: str | None, mode: Mode, purpose: ModelKind | None = None) -> ModelSpec:
+        """Return the model that a name means. One that is being fetched has no facts yet, and no engine."""
+        try:
+            return self._host.resolve(name, mode, purpose)
+        except ModelNotFoundError:
+            pull = self._pulls.pending(name) if name is not None else None
+            if name is None or pull is None:
+                raise
+            if not self._wait:
+                raise _still_fetching(name, pull) from None
+            return ModelSpec(name, backend="", kind=purpose or pull.job.kind or ModelKind.CHAT)
+
+    @asynccontextmanager
+    async def acquire(
+        self, name: str | None, mode: Mode, *, autoload: bool = True, ttl_seconds: float | None = None
+    ) -> AsyncIterator[ModelClient]:
+        """Wait for the model if it is being fetched, then do what the other host does.
+
+        Raises what that raises, and the error that ended the pull.
+        """
+        if autoload:
+            name = await self._arrival(name, mode)
+        async with self._host.acquire(name, mode, autoload=autoload, ttl_seconds=ttl_seconds) as client:
+            yield client
+
+    def list_specs(self) -> list[ModelSpec]:
+        """Return the models that are there."""
+        return self._host.list_specs()
+
+    def status(self) -> Sequence[ModelState]:
+        """Return the state of the models that are there."""
+        return self._host.status()
+
+    @property
+    def preloading(self) -> Sequence[str]:
+        """The models that are still to be loaded because the server has just started."""
+        return self._host.preloading
+
+    async def preload(self, names: Sequence[str | None]) -> None:
+        """Load the models that are there, then those that are being fetched, as they come."""
+        arriving = [name for name in names if name is not None and self._pulls.pending(name) is not None]
+        await self._host.preload([name for name in names if name not in arriving])
+        for name in arriving:
+            pull = self._pulls.pending(name)
+            if pull is not None:
+                async for _ in pull.follow():
+                    pass
+            await self._host.preload([name])
+
+    async def load(
+        self, name: str | None, mode: Mode, *, ttl_seconds: float | None = None, pinned: bool | None = None
+    ) -> None:
+        """Wait for the model if it is being fetched, then load it."""
+        name = await self._arrival(name, mode)
+        await self._host.load(name, mode, ttl_seconds=ttl_seconds, pinned=pinned)
+
+    async def unload(self, name: str | None, mode: Mode, *, deadline_seconds: float, force: bool = False) -> bool:
+        """Let a model go."""
+        return await self._host.unload(name, mode, deadline_seconds=deadline_seconds, force=force)
+
+    async def run(self) -> None:
+        """Do the other host's background work."""
+        await self._host.run()
+
+    async def close(self) -> None:
+        """End all pulls and all workers."""
+        await self._pulls.close()
+        await self._host.close()
+
+    async def _arrival(self, name: str | None, mode: Mode) -> str | None:
+        """Return the model's name, at once where it is there, even if a newer version of it is being fetched."""
+        pull = self._pulls.pending(name) if name is not None else None
+        if name is None or pull is None:
+            return name
+        try:
+            self._host.resolve(name, mode)
+        except ModelNotFoundError:
+            if not self._wait:
+                raise _still_fetching(name, pull) from None
+            return (await pull.wait()).model_id  # it may have been asked for by its source
+        return name
+
+
+def _still_fetching(name: str, pull: Pull) -> UnavailableError:
+    progress = pull.progress
+    share = "" if progress.percent is None else f", {progress.percent:g} % of it has come"
+    seconds = progress.eta_seconds or _SHORTEST_RETRY_SECONDS
+    return UnavailableError(
+        f"Model {name[:100]!r} is being fetched ({progress.status.value}{share}); ask again later.",
+        retry_after_seconds=min(max(seconds, _SHORTEST_RETRY_SECONDS), _LONGEST_RETRY_SECONDS),
+    )

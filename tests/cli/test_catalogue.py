@@ -1,0 +1,107 @@
+"""``localllm models list`` and ``show``: what is told of each model, to people and to programs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from localllm.cli import app
+from tests.models.raw_gguf import ARRAY, STRING, RawGguf, architecture
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Run every command in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments: str, code: int = 0) -> Result:
+    result = CliRunner().invoke(app, ["models", *arguments], catch_exceptions=False)
+    assert result.exit_code == code, result.output
+    return result
+
+
+def document(*arguments: str) -> Any:
+    return json.loads(run(*arguments, "--json").stdout)
+
+
+def write_models(home: Path) -> None:
+    own = home / "models" / "chat" / "vision"
+    RawGguf().with_pairs(general__tags=(ARRAY, (STRING, ["see"]))).write(own / "vision-Q8_0.gguf")
+    architecture("clip").write(own / "mmproj-F16.gguf")
+    for name in ("a", "b"):
+        RawGguf().with_pairs(general__type=(STRING, "adapter")).write(own / f"{name}.gguf")
+    RawGguf().write(home / "studio" / "org" / "repo" / "m-Q4_0.gguf")
+    (home / "localllm.toml").write_text('[models]\nstores = ["studio"]\n')
+
+
+def test_companions_tags_and_stores_have_columns_when_there_are_any(home: Path) -> None:
+    write_models(home)
+    lines = run("list").stdout.splitlines()
+    assert lines[0].split()[-3:] == ["WITH", "TAGS", "STORE"]
+    first, second = lines[1:]
+    assert first.split()[0] == "org/repo:Q4_0"
+    assert first.split()[-3:] == ["-", "-", str(home / "studio")]
+    assert "projector, 2 adapters" in second
+    assert second.split()[-2:] == ["see", "-"]
+
+
+def test_a_list_without_them_is_narrow(home: Path) -> None:
+    RawGguf().write(home / "models" / "chat" / "m.gguf")
+    assert run("list").stdout.splitlines()[0].split()[-1] == "CONTEXT"
+
+
+def test_the_list_for_programs(home: Path) -> None:
+    write_models(home)
+    (home / "models" / "chat" / "bad.gguf").write_text("x")
+    listed = document("list")
+    assert [model["id"] for model in listed["data"]] == ["org/repo:Q4_0", "vision-Q8_0"]
+    (problem,) = listed["problems"]
+    assert problem.startswith("bad.gguf: ")
+    assert {"loaded", "state"}.isdisjoint(listed["data"][0]), "only a server knows"
+
+
+def test_a_list_for_programs_of_nothing() -> None:
+    assert document("list") == {"object": "list", "data": [], "problems": []}
+
+
+def test_one_model_for_programs(home: Path) -> None:
+    write_models(home)
+    shown = document("show", "vision-q8_0.gguf", "--set", "plugin.llama_cpp.parallel=7")
+    assert shown["default"] is True
+    assert shown["path"] == str(home / "models" / "chat" / "vision" / "vision-Q8_0.gguf")
+    assert shown["settings"]["parallel"] == 7
+    assert shown["meta"]["projector"] == "mmproj-F16.gguf"
+    assert shown["meta"]["adapters"] == ["a.gguf", "b.gguf"]
+    assert shown["capabilities"] == ["completion", "chat"]
+
+
+def test_one_model_for_people(home: Path) -> None:
+    write_models(home)
+    with (home / "localllm.toml").open("a") as file:
+        file.write('[models.define."org/repo:Q4_0"]\ntags = ["fast"]\nttl_minutes = 2\npinned = true\n')
+    lines = run("show", "org/repo").stdout.splitlines()[1:]
+    facts = {key: value.strip() for key, _, value in (line.partition(" ") for line in lines)}
+    assert facts["id"] == "org/repo:Q4_0"
+    assert (facts["tags"], facts["ttl"], facts["pinned"]) == ("fast", "120 s", "yes")
+    assert (facts["quantisation"], facts["n_params"]) == ("Q8_0", "128"), "the file's own word counts, not its name's"
+    assert facts["store"] == str(home / "studio")
+    assert "hyperparameters" not in facts
+
+
+def test_the_command_line_reads_all_of_a_store(home: Path) -> None:
+    for number in range(60):
+        RawGguf().write(home / "studio" / "org" / f"r{number}" / "m-Q4_0.gguf")
+    listed = document("list", "--set", f"models.stores={home / 'studio'}")
+    assert (len(listed["data"]), listed["problems"]) == (60, [])
+
+
+def test_a_store_that_is_not_there_is_a_problem(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLLAMA_MODELS", str(home / "none"))
+    problem = f"models.stores: {home / 'none'} is no folder; set OLLAMA_MODELS if it is elsewhere"
+    assert document("list", "--set", "models.stores=ollama")["problems"] == [problem]

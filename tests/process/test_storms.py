@@ -1,0 +1,144 @@
+"""Loads, unloads, answers, cancels and crashes in any order, over three models with room for one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from localllm.contract.errors import (
+    ModelBusyError,
+    ModelLoadError,
+    ModelNotLoadedError,
+    UnavailableError,
+    WorkerCrashedError,
+)
+from localllm.contract.events import Event, ModelLoaded, ModelUnloaded, WorkerDied
+from localllm.contract.model import Mode
+from localllm.host.registry import ModelRegistry
+from localllm.host.states import ModelState
+from tests.process.conftest import Run
+from tests.process.faulty_workers import CRASH_SEED
+from tests.process.harness import SCRIPT, Models, ask, finished, read_all, running_registry, scripted_argv, text_of
+
+pytestmark = pytest.mark.process
+
+FULL = os.environ.get("LOCALLLM_TEST_FULL") == "1"
+STORMS = 200 if FULL else 12
+ACTIONS = 16
+SECONDS = 0.6  # within which all actions begin
+
+REFUSALS = (ModelLoadError, ModelNotLoadedError, UnavailableError, WorkerCrashedError)
+"""What a request may be told when models are unloaded by force, die, rest after deaths, or must not be loaded."""
+
+IN_PLACE = {ModelState.LOADING, ModelState.READY, ModelState.DRAINING}
+"""A load that everybody left goes on, and a worker may just be leaving, when the last request is over."""
+
+CHOICES = {"answer": 8, "cancel": 4, "load": 2, "unload": 3, "force": 1, "crash": 1, "only if loaded": 1}
+
+
+class Storm:
+    """One seeded storm over one registry."""
+
+    def __init__(self, registry: ModelRegistry, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.registry = registry
+        self.outcomes: list[str] = []
+
+    async def run(self) -> None:
+        names = [self.random.choices(list(CHOICES), CHOICES.values())[0] for _ in range(ACTIONS)]
+        async with asyncio.TaskGroup() as group:
+            for name in names:
+                group.create_task(self._act(name, self.random.choice("abc"), self.random.uniform(0, SECONDS)))
+
+    async def _act(self, action: str, model: str, begin_seconds: float) -> None:
+        await asyncio.sleep(begin_seconds)
+        try:
+            match action:
+                case "load":
+                    await self.registry.load(model, Mode.GENERATE)
+                case "unload" | "force":
+                    is_forced = action == "force"
+                    deadline = 0.0 if is_forced else 0.3
+                    await self.registry.unload(model, deadline_seconds=deadline, force=is_forced)
+                case "cancel":
+                    await self._leave_early(model)
+                case _:
+                    await self._answer(model, crash=action == "crash", autoload=action != "only if loaded")
+        except (*REFUSALS, ModelBusyError) as error:
+            self.outcomes.append(error.code)
+        else:
+            self.outcomes.append("done")
+
+    async def _answer(self, model: str, *, crash: bool, autoload: bool) -> None:
+        n_pieces = self.random.randint(1, 20)
+        options: dict[str, Any] = {"seed": CRASH_SEED} if crash else {}
+        async with self.registry.acquire(model, Mode.GENERATE, autoload=autoload) as client:
+            events = await read_all(client, ask(max_tokens=n_pieces, **options))
+        assert text_of(events) == "x" * n_pieces
+        assert finished(events)
+
+    async def _leave_early(self, model: str) -> None:
+        task = asyncio.create_task(self._answer(model, crash=False, autoload=True))
+        await asyncio.wait({task}, timeout=self.random.uniform(0, SECONDS))
+        task.cancel()
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.result()
+
+
+def workers() -> list[int]:
+    """Return the scripted workers of this process that run (zombies are over)."""
+    found = []
+    for path in Path("/proc/self/task").glob("*/children"):
+        for pid in path.read_text().split():
+            try:
+                command = Path(f"/proc/{pid}/cmdline").read_text()
+            except FileNotFoundError:
+                continue
+            if str(SCRIPT) in command:
+                found.append(int(pid))
+    return found
+
+
+@pytest.mark.parametrize("seed", range(STORMS))
+def test_a_storm_ends_with_everybody_answered_and_nobody_left_inside(run: Run, tmp_path: Path, seed: int) -> None:
+    seen: list[Event] = []
+    crowds: list[list[int]] = []
+
+    def note(event: Event) -> None:
+        seen.append(event)
+        if isinstance(event, ModelLoaded):
+            crowds.append(workers())
+
+    async def scenario() -> None:
+        models = Models(a={}, b={"load_seconds": 0.1}, c={"fails": seed % 3 == 0})
+        async with running_registry(
+            models,
+            tmp_path,
+            emit=note,
+            max_loaded=1,
+            patience_seconds=0.1,
+            worker_argv=scripted_argv("lives_as_the_settings_say"),
+        ) as registry:
+            storm = Storm(registry, seed)
+            async with asyncio.timeout(45):
+                await storm.run()
+            assert len(storm.outcomes) == ACTIONS
+            for status in registry.status():
+                assert (status.in_flight, status.waiting) == (0, 0)
+            assert not registry.room.crowded
+            in_place = {(status.id, status.mode) for status in registry.status() if status.state in IN_PLACE}
+            assert set(registry.room.held) == in_place
+            assert len(in_place) <= 1
+        assert not registry.room.held
+
+    run(scenario())
+    assert all(len(pids) == 1 for pids in crowds), "two models were in memory at a time"
+    n_loaded, n_unloaded = (sum(isinstance(event, kind) for event in seen) for kind in (ModelLoaded, ModelUnloaded))
+    n_died = sum(isinstance(event, WorkerDied) for event in seen)
+    assert n_loaded == n_unloaded + n_died
