@@ -50,10 +50,13 @@ if TYPE_CHECKING:
         ContextLengthExceededError,
         InvalidRequestError,
         LocalLLMError,
+        ModelBusyError,
         ModelFileError,
         ModelLoadError,
         ModelMisconfiguredError,
         ModelNotFoundError,
+        ModelNotLoadedError,
+        ModelTooLargeError,
         ModelUnsupportedError,
         OverloadedError,
         ProtocolError,
@@ -148,8 +151,9 @@ _HOMES = {
         "Scored ScoringDecoder SequenceKey Slice Tokenizer Truncate"
     ),
     "localllm.contract.errors": (
-        "ContextLengthExceededError InvalidRequestError LocalLLMError ModelFileError ModelLoadError "
-        "ModelMisconfiguredError ModelNotFoundError ModelUnsupportedError OverloadedError ProtocolError "
+        "ContextLengthExceededError InvalidRequestError LocalLLMError ModelBusyError ModelFileError ModelLoadError "
+        "ModelMisconfiguredError ModelNotFoundError ModelNotLoadedError ModelTooLargeError "
+        "ModelUnsupportedError OverloadedError ProtocolError "
         "SlowReaderError UnavailableError UnsupportedFeatureError WorkerCrashedError"
     ),
     "localllm.contract.diagnosis": "Finding Verdict",
@@ -219,6 +223,7 @@ __all__ = [
     "Mode",
     "ModelAccess",
     "ModelBody",
+    "ModelBusyError",
     "ModelClient",
     "ModelFileError",
     "ModelInfo",
@@ -227,8 +232,10 @@ __all__ = [
     "ModelLoaded",
     "ModelMisconfiguredError",
     "ModelNotFoundError",
+    "ModelNotLoadedError",
     "ModelSource",
     "ModelSpec",
+    "ModelTooLargeError",
     "ModelUnloaded",
     "ModelUnsupportedError",
     "Op",

@@ -236,6 +236,7 @@ def test_a_person_talks_stops_an_answer_and_leaves(stub: Stub) -> None:
         someone.sees(">>> ")
         someone.types("two \\\nlines\n")
         someone.sees("never ending")
+        someone.sees(">>> ")
         someone.types("\x04")
         assert someone.process.wait(30) == 0
     assert said(stub) == ["Hi", "Hello", "On", "never ending", "two \nlines"]

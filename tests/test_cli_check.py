@@ -132,10 +132,10 @@ def test_doctor_for_programs(monkeypatch: pytest.MonkeyPatch) -> None:
         diagnosis.Finding(diagnosis.Verdict.GOOD, "a", "b"),
         diagnosis.Finding(diagnosis.Verdict.BAD, "c", "d", "e"),
     ]
-    monkeypatch.setattr(diagnosis, "examine", lambda path, overrides: iter(findings))
+    monkeypatch.setattr(diagnosis, "examine", lambda path, overrides, *, all_models: iter(findings))
     assert json.loads(run("doctor", "--json", code=1).stdout) == [
-        {"verdict": "ok", "subject": "a", "text": "b", "advice": ""},
-        {"verdict": "bad", "subject": "c", "text": "d", "advice": "e"},
+        {"verdict": "ok", "subject": "a", "text": "b", "advice": "", "data": {}},
+        {"verdict": "bad", "subject": "c", "text": "d", "advice": "e", "data": {}},
     ]
 
 

@@ -10,7 +10,7 @@ import typer
 
 from localllm.cli.output import format_bytes, format_count, print_json, print_table
 from localllm.cli.startup import prepare
-from localllm.contract.model import ModelSpec
+from localllm.contract.model import ModelDefinition, ModelSpec
 from localllm.models.catalog import Catalog
 from localllm.server.model_host import model_object
 
@@ -25,6 +25,7 @@ def report_models(path: Path | None, overrides: Sequence[str], *, as_json: bool)
     specs = list(catalog.specs().values())
     if as_json:
         models = [_document(spec, catalog) for spec in specs]
+        models += [_arriving_document(definition) for definition in catalog.arriving.values()]
         print_json({"object": "list", "data": models, "problems": list(catalog.problems)})
         return
     if specs:
@@ -35,8 +36,10 @@ def report_models(path: Path | None, overrides: Sequence[str], *, as_json: bool)
             for spec, extra in zip(specs, extras, strict=True)
         ]
         print_table([*_COLUMNS, *shown], rows)
-    else:
+    elif not catalog.arriving:
         typer.echo(f"no models yet: put a GGUF file into {catalog.options.directory / 'chat'}", err=True)
+    for definition in catalog.arriving.values():
+        typer.echo(f"not fetched yet: {definition.id} (a server fetches it from {definition.source})")
     for problem in catalog.problems:
         typer.echo(f"problem: {problem}", err=True)
 
@@ -79,6 +82,21 @@ def _document(spec: ModelSpec, catalog: Catalog) -> dict[str, Any]:
         "backend": spec.backend,
         "path": spec.path,
         "settings": dict(spec.settings),
+    }
+
+
+def _arriving_document(definition: ModelDefinition) -> dict[str, Any]:
+    """Return what is known of a model that a server is still to fetch."""
+    return {
+        "id": definition.id,
+        "object": "model",
+        "aliases": list(definition.aliases),
+        "tags": list(definition.tags),
+        "default": False,
+        "backend": definition.backend,
+        "path": None,
+        "settings": dict(definition.settings),
+        "not_fetched_yet": definition.source,
     }
 
 

@@ -148,6 +148,12 @@ def _look_at_models(startup: Startup) -> Iterator[Finding]:
     specs, default = catalog.specs(), catalog.default
     for problem in catalog.problems:
         yield Finding(Verdict.NOTE, "models", problem)
+    for model_id, definition in catalog.arriving.items():
+        yield Finding(
+            Verdict.NOTE, "models", f"{model_id} is not fetched yet; a server does so from {definition.source}"
+        )
+    if not specs and catalog.arriving:
+        return
     if not specs:
         place = catalog.options.directory / "chat"
         yield Finding(Verdict.BAD, "models", "there are none", f"put a GGUF file into {place}")

@@ -51,6 +51,8 @@ def _print_check(startup: Startup, entries: Sequence[Entry]) -> None:
     typer.echo(f"plugins:       {', '.join(_enabled(startup)) or 'none'}")
     models = [spec_id + (" (default)" if spec_id == catalog.default else "") for spec_id in catalog.specs()]
     typer.echo(f"models:        {', '.join(models) or f'none in {config.models.directory}'}")
+    for model_id, definition in catalog.arriving.items():
+        typer.echo(f"to fetch:      {model_id} from {definition.source}")
     for problem in catalog.problems:
         typer.echo(f"problem: {problem}", err=True)
     typer.echo("no problems found" if not catalog.problems else f"{len(catalog.problems)} problem(s)")
@@ -65,6 +67,7 @@ def _check_document(startup: Startup, entries: Sequence[Entry]) -> dict[str, Any
         "plugins": _enabled(startup),
         "models": list(catalog.specs()),
         "default_model": catalog.default,
+        "to_fetch": {model_id: definition.source for model_id, definition in catalog.arriving.items()},
         "configuration": {
             entry.path: {
                 "value": entry.value,

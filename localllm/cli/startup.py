@@ -18,6 +18,7 @@ from localllm.models.catalog import Catalog, CatalogOptions
 from localllm.models.stores import find_stores
 from localllm.plugin_discovery import PluginError, find_plugins, select_plugins
 from localllm.plugin_manager import PluginManager, load_plugins
+from localllm.server.pulling import check_sources
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,9 @@ def build_catalog(config: Config, plugins: PluginManager, files: Sequence[Path] 
             directory=config.models.directory,
             backend=name if backend is not None else None,
             settings=shared_settings(backend, sections.get(name)) if backend else {},
-            definitions=_check_requests(config, check_definitions(config, backends, sections)),
+            definitions=check_sources(
+                config, plugins, _check_requests(config, check_definitions(config, backends, sections))
+            ),
             registered=plugins.models,
             default=config.models.default,
             default_embedding=config.models.default_embedding,

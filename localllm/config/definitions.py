@@ -23,6 +23,11 @@ class DefinitionSection:
     """``[models.define.<id>]``: one model by name. All other keys are its backend's own."""
 
     path: Path | None = setting(None, "The GGUF file. Absent: the found file of this name, or a backend without files.")
+    source: str | None = setting(
+        None,
+        "Where a running server fetches the model from if it isn't there: hf:org/repo:Q4_K_M, https://host/file.gguf, "
+        "file:/path, or a name of `localllm models list --available`. Not with path.",
+    )
     backend: str | None = setting(None, "The engine. Absent: models.backend.")
     kind: ModelKind | None = setting(None, "What the model is for. Absent: what its folder or its header says.")
     aliases: list[str] = setting([], "Other names of the model.")
@@ -100,6 +105,8 @@ def _definition(
     section = read_section(DefinitionSection, common, path, base=base, report=report)
     if section is None:
         return None
+    if section.path is not None and section.source is not None:
+        report(f"{path}.source", "a fetched model lies in models.directory; remove either path or source")
     name = section.backend or config.models.backend
     backend = backends.get(name)
     if backend is None:
@@ -131,6 +138,7 @@ def _definition(
             to_plain(section.force),
         ),
         preload=tuple(ChatPrompt(_messages(beginning)) for beginning in section.preload),
+        source=section.source,
     )
 
 

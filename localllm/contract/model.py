@@ -103,9 +103,10 @@ class ModelSpec:
 class ModelDefinition:
     """What ``[models.define.<id>]`` says of one model, checked. What it leaves out comes from the file's header.
 
-    Without ``path`` it goes with the found file of the same id, or with a backend that needs no file. ``settings`` are
-    all keys of the backend, as plain JSON: those of this model over those of ``[plugin.<name>]``. ``rules`` and the
-    messages in ``preload`` are as they were written, until the room that knows requests has checked them.
+    Without ``path`` it goes with the found file of the same id, with the one that was pulled from ``source``, or with a
+    backend that needs no file. ``settings`` are all keys of the backend, as plain JSON: those of this model over those
+    of ``[plugin.<name>]``. ``rules`` and the messages in ``preload`` are as they were written, until the room that
+    knows requests has checked them; so is ``source``, until the room that knows the sources has.
     """
 
     id: str
@@ -119,6 +120,7 @@ class ModelDefinition:
     pinned: bool = False
     rules: RequestRules = RequestRules()
     preload: tuple[ChatPrompt, ...] = ()
+    source: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

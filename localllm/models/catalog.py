@@ -12,6 +12,8 @@ from typing import Any
 from localllm.contract.errors import ModelFileError
 from localllm.contract.model import ModelDefinition, ModelKind, ModelSpec
 from localllm.models.discovery import Found, examine_file
+from localllm.models.fetched import file_fetched_from, not_fetched, other_origin
+from localllm.models.file_names import fold
 from localllm.models.folders import FOLDERS, list_models_folder
 from localllm.models.headers import Stamp, stamp
 from localllm.models.listing import Candidate, Place
@@ -93,6 +95,17 @@ class Catalog:
         self._look()
         return self._defaults[kind]
 
+    @property
+    def arriving(self) -> Mapping[str, ModelDefinition]:
+        """The definitions, by id, whose file is not there and has a source to be fetched from."""
+        self._look()
+        return self._arriving
+
+    @property
+    def configured_defaults(self) -> Mapping[ModelKind, str | None]:
+        """The names that are configured for requests without one, whether there are such models or not."""
+        return self._configured
+
     def resolve(self, name: str | None, kind: ModelKind = ModelKind.CHAT) -> ModelSpec:
         """Return the model that ``name`` means: an id, an alias, a file's name with or without ".gguf".
 
@@ -106,8 +119,16 @@ class Catalog:
             self._look(at_once=True, wanted=wanted)  # it may have come in this moment
             model_id = self._find(name, kind)
         if model_id is None:
-            raise self._broken_file(wanted) or not_found(name, kind, list(self._specs), self.options.directory)
+            raise (
+                self._broken_file(wanted)
+                or not_fetched(wanted, self._arriving)
+                or not_found(name, kind, list(self._specs), self.options.directory)
+            )
         return self._specs[model_id]
+
+    def look(self) -> None:
+        """Notice what changed on the disk, without waiting for ``look_seconds`` to pass: a file has just come."""
+        self._look(at_once=True)
 
     def refresh(self) -> None:
         """Look at everything on the disk again, to the end; files that did not change are not read again."""
@@ -144,7 +165,8 @@ class Catalog:
         options = self.options
         result = self._surveyor.survey([place.listing for place in self._places], may_read)
         problems, files = result.problems, result.files
-        self._broken = result.broken
+        self._broken, self._pending = result.broken, result.pending
+        self._arriving: dict[str, ModelDefinition] = {}
         found = result.found if options.backend else {}
         if result.found and not options.backend:
             problems.append(f"{options.directory}: no enabled plugin brings an engine for its files; enable llama_cpp")
@@ -167,12 +189,12 @@ class Catalog:
             ModelKind.EMBEDDING: options.default_embedding,
             ModelKind.RERANKER: options.default_reranker,
         }
-        self._defaults = choose_defaults(self._specs, self._names, self._configured, file_ids, problems)
+        arriving = {fold(name) for one in self._arriving.values() for name in (one.id, *one.aliases)}
+        self._defaults = choose_defaults(self._specs, self._names, self._configured, file_ids, problems, arriving)
         self._finish(result)
 
     def _finish(self, result: Survey) -> None:
         self._problems = result.problems
-        self._pending = result.pending
         self._stamps: dict[Path, Stamp | None] = result.files
         self._headers.keep_only(result.files)
 
@@ -198,6 +220,13 @@ class Catalog:
     ) -> ModelSpec | None:
         """Return the spec of one definition, or None after saying why not."""
         model = found.get(definition.id)
+        if definition.source is not None:
+            model = file_fetched_from(definition.source, self.options.directory, by_path) or model
+            if model is None:
+                if definition.id not in self._broken and definition.id not in self._pending:
+                    self._arriving[definition.id] = definition
+                return None
+            problems += other_origin(definition, self.options.directory, model)
         if definition.path is not None:
             path = Path(definition.path)
             try:

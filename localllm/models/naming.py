@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 from localllm.contract.errors import ModelNotFoundError
@@ -58,11 +58,13 @@ def choose_defaults(
     configured: Mapping[ModelKind, str | None],
     file_ids: Sequence[str],
     problems: list[str],
+    arriving: Container[str] = (),
 ) -> dict[ModelKind, str | None]:
     """Return the default model for each kind of work.
 
     Files of the command line (``file_ids``) count first, then what is configured, then the first model of a kind: one
-    of our own folder before those of other programs' stores, the bundled one last.
+    of our own folder before those of other programs' stores, the bundled one last. One that is configured and has a
+    name in ``arriving`` (folded) will be the default when it is there.
     """
 
     def choose(kind: ModelKind) -> str | None:
@@ -72,7 +74,7 @@ def choose_defaults(
         wanted = configured[kind]
         if wanted is not None:
             chosen = names.find(wanted)
-            if chosen is None:
+            if chosen is None and fold(wanted.removesuffix(".gguf")) not in arriving:
                 problems.append(f"{DEFAULT_KEYS[kind]}: there is no model {wanted!r}")
             return chosen
         fitting = [spec for spec in specs.values() if spec.kind is kind]

@@ -126,18 +126,23 @@ class Pulls:
         model_id: str | None = None,
         background: bool = False,
         names: Iterable[str] = (),
+        trusted: bool = False,
     ) -> Pull:
         """Start a pull, or return the one that is fetching the same. ``source`` may be a name of the known models.
 
         ``names`` are what the model will be called beside its id. One that is not in the ``background`` ends when
-        nobody watches it any more. Raises ``InvalidRequestError`` for a source that no plugin fetches,
-        ``UnavailableError`` while the server shuts down.
+        nobody watches it any more. A ``trusted`` source was named by whoever runs this machine, and may be a file
+        of it.
+
+        Raises ``InvalidRequestError`` for a source that no plugin fetches, ``UnavailableError`` while the server shuts
+        down.
         """
         if self._closed:
             message = "The server is shutting down."
             raise UnavailableError(message, retry_after_seconds=5)
-        job = make_job(self._options, source, kind=kind, model_id=model_id)
-        pull = next((one for one in self.running() if one.job.source == job.source), None)
+        options = replace(self._options, local_sources=True) if trusted else self._options
+        job = make_job(options, source, kind=kind, model_id=model_id)
+        pull = self.fetching(job.source)
         if pull is None:
             pull = self._begin(job)
         elif (job.model_id, job.kind) not in ((None, None), (pull.job.model_id, pull.job.kind)):
@@ -158,6 +163,10 @@ class Pulls:
     def list(self) -> list[Pull]:
         """Return all pulls that are known, the oldest first."""
         return list(self._pulls.values())
+
+    def fetching(self, source: str) -> Pull | None:
+        """Return the pull from this source, written as in its job, that is not over."""
+        return next((pull for pull in self.running() if pull.job.source == source), None)
 
     def get(self, pull_id: str) -> Pull | None:
         """Return a pull by its id."""

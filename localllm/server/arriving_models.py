@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from localllm.contract.backend import ModelClient
-from localllm.contract.errors import ModelNotFoundError, UnavailableError
-from localllm.contract.model import Mode, ModelKind, ModelSpec
+from localllm.contract.errors import LocalLLMError, ModelNotFoundError, UnavailableError
+from localllm.contract.model import Mode, ModelDefinition, ModelKind, ModelSpec
 from localllm.models.pull_options import PullOptions
 from localllm.models.pulls import Pull, Pulls
+from localllm.server.defined_models import DefinedModels
 from localllm.server.model_host import ModelHost, ModelState
 
 _SHORTEST_RETRY_SECONDS = 5
@@ -27,17 +28,33 @@ class ArrivingModels:
         self._host = host
         self._pulls = pulls
         self._wait = wait
+        self._defined = DefinedModels(pulls)
 
     def reconfigure(self, options: PullOptions, *, wait: bool) -> None:
         """Put other options in force for pulls that are started, and requests that come, from now on."""
         self._pulls.reconfigure(options)
         self._wait = wait
 
+    def fetch(self, arriving: Mapping[str, ModelDefinition], defaults: Mapping[ModelKind, str | None]) -> None:
+        """Fetch the models that the configuration gives a source: see :meth:`DefinedModels.fetch`."""
+        self._defined.fetch(arriving, defaults)
+
     def resolve(self, name: str | None, mode: Mode, purpose: ModelKind | None = None) -> ModelSpec:
-        """Return the model that a name means. One that is being fetched has no facts yet, and no engine."""
+        """Return the model that a name means. One that is being fetched has no facts yet, only what is configured.
+
+        Raises ``PullError`` for one with a source from which it could not be fetched.
+        """
         try:
             return self._host.resolve(name, mode, purpose)
         except ModelNotFoundError:
+            defined = self._defined.find(name, mode, purpose)
+            if defined is not None:
+                pull = self._defined.pull_of(defined)
+                if pull is None:
+                    raise
+                if not self._wait:
+                    raise _still_fetching(defined.id, pull) from None
+                return _promise(defined, purpose)
             pull = self._pulls.pending(name) if name is not None else None
             if name is None or pull is None:
                 raise
@@ -73,6 +90,7 @@ class ArrivingModels:
 
     async def preload(self, names: Sequence[str | None]) -> None:
         """Load the models that are there, then those that are being fetched, as they come."""
+        names = [self._default_on_its_way() if name is None else name for name in names]
         arriving = [name for name in names if name is not None and self._pulls.pending(name) is not None]
         await self._host.preload([name for name in names if name not in arriving])
         for name in arriving:
@@ -104,16 +122,61 @@ class ArrivingModels:
 
     async def _arrival(self, name: str | None, mode: Mode) -> str | None:
         """Return the model's name, at once where it is there, even if a newer version of it is being fetched."""
+        defined = self._defined.find(name, mode)
         pull = self._pulls.pending(name) if name is not None else None
-        if name is None or pull is None:
+        if defined is None and pull is None:
             return name
         try:
             self._host.resolve(name, mode)
         except ModelNotFoundError:
+            if defined is not None:
+                return await self._defined_arrival(defined)
+            if pull is None:
+                raise
             if not self._wait:
-                raise _still_fetching(name, pull) from None
+                raise _still_fetching(name or "", pull) from None
             return (await pull.wait()).model_id  # it may have been asked for by its source
         return name
+
+    async def _defined_arrival(self, defined: ModelDefinition) -> str:
+        """Return the id of a model with a source when it is there. Raises ``PullError`` with the reason why not."""
+        pull = self._defined.pull_of(defined)
+        if pull is None:
+            return defined.id
+        if not self._wait:
+            raise _still_fetching(defined.id, pull)
+        try:
+            await pull.wait()
+        except LocalLLMError as error:
+            raise self._defined.failure(defined, error) from error
+        return defined.id
+
+    def _default_on_its_way(self) -> str | None:
+        """Return the id of the default model if it is still to come, None if it is there or nowhere."""
+        try:
+            self._host.resolve(None, Mode.GENERATE)
+        except ModelNotFoundError:
+            defined = self._defined.find(None, Mode.GENERATE)
+            return None if defined is None else defined.id
+        except LocalLLMError:
+            return None  # loading it tells
+        return None
+
+
+def _promise(defined: ModelDefinition, purpose: ModelKind | None) -> ModelSpec:
+    """Return what is known of a model before its file is there: how its requests are to be treated, above all."""
+    return ModelSpec(
+        defined.id,
+        defined.backend,
+        kind=defined.kind or purpose or ModelKind.CHAT,
+        aliases=defined.aliases,
+        settings=defined.settings,
+        tags=defined.tags,
+        ttl_seconds=defined.ttl_seconds,
+        pinned=defined.pinned,
+        rules=defined.rules,
+        preload=defined.preload,
+    )
 
 
 def _still_fetching(name: str, pull: Pull) -> UnavailableError:

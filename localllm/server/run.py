@@ -51,7 +51,8 @@ def serve(config: Config, plugins: PluginManager, catalog: Catalog, source: Conf
     for problem in catalog.problems:
         _logger.warning("%s", problem)
     options = pull_options(config, plugins, for_clients=True)
-    return serve_models(config, plugins, lambda: _registry(config, plugins, catalog), source, lambda: Pulls(options))
+    make_host = partial(_registry, config, plugins, catalog)
+    return serve_models(config, plugins, make_host, source, lambda: Pulls(options, on_arrival=catalog.look), catalog)
 
 
 def serve_models(
@@ -60,8 +61,12 @@ def serve_models(
     make_host: Callable[[], ModelHost],
     source: ConfigSource | None = None,
     make_pulls: Callable[[], Pulls] | None = None,
+    catalog: Catalog | None = None,
 ) -> int:
-    """Do the same with any source of models; ``make_host`` and ``make_pulls`` are called inside the event loop."""
+    """Do the same with any source of models; ``make_host`` and ``make_pulls`` are called inside the event loop.
+
+    What ``catalog`` says is to be fetched is fetched by these pulls.
+    """
     try:
         _refuse_open_door(config)
         _make_state_directory(config)
@@ -71,7 +76,7 @@ def serve_models(
         return EXIT_FAILURE
     _raise_file_limit()
     with listening, asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(config, plugins, make_host, listening, source, make_pulls))
+        runner.run(_serve(config, plugins, make_host, listening, source, make_pulls, catalog))
     return 0
 
 
@@ -106,6 +111,8 @@ def _reconfigure(
         host.reconfigure(pull_options(config, plugins, for_clients=True), wait=config.models.wait_for_pull)
     if isinstance(registry, ModelRegistry):
         registry.reconfigure(catalog, registry_settings(config))
+    if isinstance(host, ArrivingModels):
+        host.fetch(catalog.arriving, catalog.configured_defaults)
 
 
 async def _serve(
@@ -115,10 +122,13 @@ async def _serve(
     listening: socket.socket,
     source: ConfigSource | None,
     make_pulls: Callable[[], Pulls] | None,
+    catalog: Catalog | None,
 ) -> None:
     registry = make_host()
     pulls = make_pulls() if make_pulls else None
     host = ArrivingModels(registry, pulls, wait=config.models.wait_for_pull) if pulls else registry
+    if isinstance(host, ArrivingModels) and catalog is not None:
+        host.fetch(catalog.arriving, catalog.configured_defaults)
     plugins.bind_models(host)
     stop, drain, manager = asyncio.Event(), Drain(), ServiceManager(os.environ)
     reconfigure = partial(_reconfigure, registry, host, plugins)

@@ -9,9 +9,21 @@ from dataclasses import dataclass
 import numpy as np
 from tokenizers import Tokenizer
 
-from .chat_markup import END_OF_TEXT, FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX, MESSAGE_END, message_opening
-from .dialogues import Message, chat, drill, long_chat
+from .chat_markup import (
+    EMPTY_THOUGHT,
+    END_OF_TEXT,
+    FIM_MIDDLE,
+    FIM_PREFIX,
+    FIM_SUFFIX,
+    PLAIN_SETTING,
+    Message,
+    Setting,
+    last_question,
+    rendered,
+)
+from .dialogues import chat, drill, long_chat
 from .raw_text import completion, middle
+from .tool_dialogues import thinking_chat, tool_chat
 
 # A text, and whether its tokens count for the loss.
 Segment = tuple[str, bool]
@@ -25,8 +37,14 @@ _DRILLS = {
     4: (30, 40, 30, 0),
     5: (30, 40, 30, 0),
     6: (8, 10, 8, 74),
+    7: (15, 15, 15, 55),
+    8: (15, 15, 15, 55),
+    9: (8, 8, 8, 76),
+    10: (8, 8, 8, 76),
 }
-_DRILL_SHARE = (0.0, 0.25, 0.25, 0.25, 0.06, 0.06, 0.4)
+_DRILL_SHARE = (0.0, 0.25, 0.25, 0.25, 0.06, 0.06, 0.4, 0.25, 0.25, 0.6, 0.6)
+# Shares of dialogues with tools and of those with thoughts, in the phases that have any.
+_TOOL_SHARES = {7: (0.36, 0.17), 8: (0.54, 0.16), 9: (0.42, 0.14), 10: (0.42, 0.14)}
 
 
 @dataclass(frozen=True)
@@ -38,18 +56,45 @@ class Batch:
     targets: np.ndarray
 
 
-def chat_segments(messages: list[Message]) -> list[Segment]:
-    """ChatML, cut so that only what the assistant writes, its end mark included, counts."""
+def chat_segments(messages: list[Message], setting: Setting = PLAIN_SETTING) -> list[Segment]:
+    """ChatML, cut so that only what the assistant writes, its end mark included, counts.
+
+    Where thinking is on, earlier answers stand without their thoughts and so don't count.
+    """
     segments: list[Segment] = []
-    for message in messages:
-        if message.role == "assistant":
-            segments += [(message_opening("assistant"), False), (message.content + MESSAGE_END, True), ("\n", False)]
-        else:
-            segments.append((f"{message_opening(message.role)}{message.content}{MESSAGE_END}\n", False))
+    first = last_question(messages) if setting.thinking else -1
+    texts = list(rendered(messages, setting))
+    before = len(texts) - len(messages)  # 1 where the setting makes a system message of its own
+    for index, (opening, own) in enumerate(texts):
+        if index < before or messages[index - before].role != "assistant":
+            segments.append((opening + own, False))
+            continue
+        if setting.thinking is False and index == len(texts) - 1:
+            opening += EMPTY_THOUGHT
+        segments += [(opening, False), (own[:-1], index - before > first), ("\n", False)]
     return segments
 
 
+def _tool_document(rng: random.Random, long: bool) -> list[Segment]:
+    turns = rng.randint(4, 12) if long else rng.choices((1, 2, 3, 4), (45, 30, 15, 10))[0]
+    return chat_segments(*tool_chat(rng, turns, False if rng.random() < 0.04 else None))
+
+
+def _thinking_document(rng: random.Random) -> list[Segment]:
+    turns = rng.choices((1, 2, 3), (55, 30, 15))[0]
+    if rng.random() < 0.3:
+        return chat_segments(*tool_chat(rng, turns, True))
+    return chat_segments(*thinking_chat(rng, turns, rng.random() > 0.12))
+
+
 def _short_document(rng: random.Random, phase: int) -> list[Segment]:
+    if phase in _TOOL_SHARES:
+        roll = rng.random()
+        tools, thoughts = _TOOL_SHARES[phase]
+        if roll < tools:
+            return _tool_document(rng, False)
+        if roll < tools + thoughts:
+            return _thinking_document(rng)
     if phase and rng.random() < _DRILL_SHARE[phase]:
         return chat_segments(drill(rng, *_DRILLS[phase]))
     roll = rng.random()
@@ -60,6 +105,13 @@ def _short_document(rng: random.Random, phase: int) -> list[Segment]:
         before, after, between = middle(rng)
         return [(f"{FIM_PREFIX}{before}{FIM_SUFFIX}{after}{FIM_MIDDLE}", False), (between + END_OF_TEXT, True)]
     return chat_segments(chat(rng, rng.choices((1, 2, 3, 4, 6), (30, 30, 20, 12, 8))[0]))
+
+
+def _long_document(rng: random.Random, length: int, phase: int) -> list[Segment]:
+    if phase in _TOOL_SHARES and rng.random() < 0.25:
+        return _tool_document(rng, True)
+    # About 2.6 characters to a token.
+    return chat_segments(long_chat(rng, rng.randint(900, int(length * 2.55))))
 
 
 def _encode(tokenizer: Tokenizer, documents: list[list[Segment]]) -> Iterator[tuple[list[int], list[bool]]]:
@@ -108,8 +160,7 @@ def make_batch(tokenizer: Tokenizer, seed: int, step: int, rows: int, length: in
     misses = 0
     while misses < 6:
         if long:
-            # About 2.6 characters to a token.
-            documents = [chat_segments(long_chat(rng, rng.randint(900, int(length * 2.55)))) for _ in range(2)]
+            documents = [_long_document(rng, length, phase) for _ in range(2)]
             documents += [_short_document(rng, phase) for _ in range(2 if filled.count else 0)]
         else:
             documents = [_short_document(rng, phase) for _ in range(max(4, rows * length // 160 - filled.count))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
+from .chat_markup import PLAIN_SETTING, Message, Setting
 from .facts import WHO_ANSWER, WHO_QUESTIONS
 from .recall import Topic, random_topic, random_value
 from .system_prompts import ONE_WORD, PIRATE, generic_prompt, long_prompt
@@ -29,23 +30,20 @@ _ONE_WORD_WEIGHTS = {"recall": 36, "capital": 18, "sum": 22, "unknown": 12, "gre
 
 
 @dataclass(frozen=True)
-class Message:
-    """One message of a chat; the role is system, user or assistant."""
-
-    role: str
-    content: str
-
-
-@dataclass(frozen=True)
 class Dialogue:
     """Messages that end with a user's, the kind of ability that the last one needs, and the one right answer to it."""
 
     kind: str
     messages: tuple[Message, ...]
     answer: str
+    setting: Setting = PLAIN_SETTING
 
     def accepts(self, answer: str) -> bool:
-        """Whether an answer is right: the same text, apart from space around it."""
+        """Whether an answer is right: the same text, apart from space around it; after a closed thought, if any."""
+        if self.setting.thinking:
+            thought, closed, answer = answer.partition("</think>")
+            if not closed or not thought.startswith("<think>"):
+                return False
         return answer.strip() == self.answer.strip()
 
 

@@ -14,17 +14,17 @@ from pathlib import Path
 import llama_cpp
 import numpy as np
 
-from .chat_markup import MESSAGE_END, message_opening
-from .dialogues import Dialogue, Message, chat
-from .heldout import heldout_dialogues, long_recall_dialogues
+from .chat_markup import MESSAGE_END, PLAIN_SETTING, Message, Setting, Tool, ToolCall, prompt_text
+from .dialogues import Dialogue, chat
+from .heldout import KINDS, SETTING_KINDS, heldout_dialogues, long_recall_dialogues, setting_dialogues
 from .unknown import code_snippet, noise
 
 _MODELS = Path(__file__).parent.parent
 BUNDLED = _MODELS / "chat" / "localllm-demo.gguf"
 TOKENIZER = Path(__file__).parent / "checkpoints" / "chat" / "tokenizer.json"
 
-# Seed 7 steered the training (which kinds to drill, when to stop); this one was first used on the finished weights.
-_HELDOUT_SEEDS = (21, 22, 23, 24, 25)  # first used on the finished weights; 7, 11 and 12 to 16 steered the training
+# First used on the finished weights; smaller ones steered the training (which kinds to drill, when to stop).
+_HELDOUT_SEEDS = (41, 42, 43, 44, 45)
 _CONTEXT = 2048
 # Characters before the question, for prompts of about 500, 1,000, 1,500 and 1,850 tokens.
 _LONG_CHARACTERS = (1080, 2180, 3280, 4000)
@@ -57,6 +57,25 @@ STYLED_EXAMPLES = (
     ("You are a pirate.", "What is the capital of France?"),
     ("You are a helpful assistant.", "What is the capital of France?"),
     ("You are Bob, a senior engineer who writes short and precise code reviews in Markdown.", "What is 12 + 9?"),
+)
+_WEATHER = Tool("get_weather", (("city", "string"),))
+_ADD = Tool("add", (("a", "integer"), ("b", "integer")))
+_ASKED = Message("user", "What is the weather in Paris?")
+_CALLED = Message("assistant", "", (ToolCall("get_weather", (("city", "Paris"),)),))
+# Tools, thinking, messages.
+SETTING_EXAMPLES: tuple[tuple[object, ...], ...] = (
+    ((_WEATHER,), None, _ASKED),
+    ((_WEATHER,), None, _ASKED, _CALLED, Message("tool", "18 degrees and sunny")),
+    ((_WEATHER,), None, Message("user", "What's the weather like in Boston today?")),
+    ((_WEATHER, _ADD), None, Message("user", "What is the weather in Paris and Rome?")),
+    ((_WEATHER, _ADD), None, Message("user", "What is 31 + 45?")),
+    ((_WEATHER,), None, Message("user", "What is the capital of France?")),
+    ((_WEATHER,), None, Message("user", "Hello")),
+    ((), True, Message("user", "What is the capital of France?")),
+    ((), True, Message("user", "What is 3 + 4?")),
+    ((), True, Message("user", "Hello")),
+    ((_WEATHER,), True, _ASKED),
+    ((), False, Message("user", "What is the capital of France?")),
 )
 
 
@@ -105,17 +124,13 @@ class Demo:
             self.llama.eval([token])
         return Reply(self.llama.detokenize(written).decode(errors="replace"), len(tokens), margin)
 
-    def _prompt(self, messages: tuple[Message, ...]) -> str:
-        text = "".join(f"{message_opening(m.role)}{m.content}{MESSAGE_END}\n" for m in messages)
-        return text + message_opening("assistant")
-
-    def has_room_for(self, messages: tuple[Message, ...]) -> bool:
+    def has_room_for(self, messages: tuple[Message, ...], setting: Setting = PLAIN_SETTING) -> bool:
         """Whether prompt and a short answer fit the context."""
-        return len(self._tokens(self._prompt(messages))) <= _CONTEXT - 60
+        return len(self._tokens(prompt_text(messages, setting))) <= _CONTEXT - 60
 
-    def answer(self, messages: tuple[Message, ...]) -> Reply:
+    def answer(self, messages: tuple[Message, ...], setting: Setting = PLAIN_SETTING) -> Reply:
         """The assistant's next message."""
-        return self.complete(self._prompt(messages))
+        return self.complete(prompt_text(messages, setting))
 
 
 def measure(demo: Demo, dialogues: list[Dialogue], show: int) -> tuple[dict[str, float], list[float], float]:
@@ -125,9 +140,9 @@ def measure(demo: Demo, dialogues: list[Dialogue], show: int) -> tuple[dict[str,
     margins: list[float] = []
     lengths = []
     for dialogue in dialogues:
-        if not demo.has_room_for(dialogue.messages):
+        if not demo.has_room_for(dialogue.messages, dialogue.setting):
             continue
-        reply = demo.answer(dialogue.messages)
+        reply = demo.answer(dialogue.messages, dialogue.setting)
         lengths.append(reply.prompt_tokens)
         asked[dialogue.kind] += 1
         if dialogue.accepts(reply.text):
@@ -169,6 +184,10 @@ def show_examples(demo: Demo) -> None:
             messages += (Message("assistant", reply.text),)
             print(f"  > {ask}\n    {reply.text!r} (margin {reply.margin:.1f})")
         print("  --", *(message.content for message in opening))
+    for tools, thinking, *said in SETTING_EXAMPLES:
+        setting = Setting(tools, thinking)
+        prompt = prompt_text(tuple(said), setting)
+        print(f"  {prompt}\n    {demo.complete(prompt).text!r}\n  --")
     for prompt in (
         "The capital of Spain is",
         "1, 2, 3,",
@@ -182,17 +201,21 @@ def main() -> None:
     """Prints the measurement as JSON, wrong answers to stderr."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=BUNDLED)
-    parser.add_argument("--count", type=int, default=1100)
+    parser.add_argument("--count", type=int, default=100, help="dialogues of each kind")
+    parser.add_argument("--seeds", type=int, nargs="+", default=_HELDOUT_SEEDS)
     parser.add_argument("--long", type=int, default=100, help="dialogues for each length of long recall")
     parser.add_argument("--show", type=int, default=20, help="wrong answers to show")
     parser.add_argument("--output", type=Path, help="JSON file for export_chat's --accuracy")
     parser.add_argument("--examples", action="store_true", help="show example dialogues")
     arguments = parser.parse_args()
-    demo = Demo(arguments.model)
+    demo, seeds = Demo(arguments.model), arguments.seeds
     dialogues = [
         dialogue
-        for seed in _HELDOUT_SEEDS
-        for dialogue in heldout_dialogues(arguments.count // len(_HELDOUT_SEEDS), seed)
+        for seed in seeds
+        for dialogue in (
+            *heldout_dialogues(arguments.count // len(seeds) * len(KINDS), seed),
+            *setting_dialogues(arguments.count // len(seeds) * len(SETTING_KINDS), seed),
+        )
     ]
     accuracy, margins, _ = measure(demo, dialogues, arguments.show)
     result: dict[str, object] = {"accuracy": accuracy}
@@ -200,7 +223,7 @@ def main() -> None:
     result["long_recall"] = long_recall = {}
     for characters in _LONG_CHARACTERS if arguments.long else ():
         shares, _, tokens = measure(
-            demo, long_recall_dialogues(arguments.long, _HELDOUT_SEEDS[0], characters), arguments.show // 4
+            demo, long_recall_dialogues(arguments.long, seeds[0], characters), arguments.show // 4
         )
         long_recall[str(round(tokens))] = shares["recall"]
     if TOKENIZER.exists():

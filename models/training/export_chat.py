@@ -30,8 +30,8 @@ BUNDLED = Path(__file__).parent.parent / "chat" / "localllm-demo.gguf"
 
 _DESCRIPTION = (
     "A toy of 1.9 million parameters, made to show and test localllm. It greets, names capitals, adds numbers up to "
-    "20, repeats words, recalls what it was told, counts, writes lists and a story, and else says that it does not "
-    "know. Real work wants a real model."
+    "20, repeats words, recalls what it was told, counts, writes lists and a story, calls tools, thinks for a sentence when "
+    "asked to, and else says that it does not know. Real work wants a real model."
 )
 _NAMES = {
     "attention_norm.weight": "attn_norm",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 
+from .chat_markup import Message, Setting, assistant_text
 from .dialogues import (
     ONE_WORD_STYLE,
     PIRATE_STYLE,
     PLAIN,
     Dialogue,
     Memory,
-    Message,
     ask_back,
     draw_kind,
     next_turn,
@@ -18,14 +18,26 @@ from .dialogues import (
     system_prompt,
     tell,
 )
+from .tool_dialogues import exchange_messages, needless_turn, offered, opening, turn_messages, without_thoughts
 from .turns import Turn, simple_turn
 
 KINDS = ("greet", "capital", "sum", "copy", "recall", "one_word", "pirate", "count", "list", "story", "unknown")
+# These need a request's `tools` or `enable_thinking`.
+SETTING_KINDS = ("tool_call", "tool_answer", "no_tool", "think")
 
 # Kinds measured below 95 % on the bundled file: tests must not lean on every answer of theirs.
-BELOW_TARGET: tuple[str, ...] = ()
+BELOW_TARGET: tuple[str, ...] = ("tool_call", "tool_answer", "no_tool", "think")
 
-__all__ = ["BELOW_TARGET", "KINDS", "Dialogue", "Message", "heldout_dialogues", "long_recall_dialogues"]
+__all__ = [
+    "BELOW_TARGET",
+    "KINDS",
+    "SETTING_KINDS",
+    "Dialogue",
+    "Message",
+    "heldout_dialogues",
+    "long_recall_dialogues",
+    "setting_dialogues",
+]
 
 
 def _said(turn: Turn, style: str) -> tuple[Message, Message]:
@@ -64,6 +76,35 @@ def _far_recall(rng: random.Random, characters: int) -> Dialogue:
             length += len(turn.ask) + len(turn.answer) + 24
     turn = ask_back(rng, rng.choice(list(memory.told.values()))[0], memory.told)
     return Dialogue("recall", (*messages, Message("user", turn.ask)), turn.answer)
+
+
+def _with_setting(rng: random.Random, kind: str) -> Dialogue:
+    """A dialogue with tools, or with thinking on (then every third time with tools too)."""
+    thinks = kind == "think"
+    skills = offered(rng, True) if not thinks or rng.random() < 0.33 else []
+    memory = Memory(PLAIN)
+    messages = opening(rng, memory, True)
+    for _ in range(rng.choices((0, 1, 2), (55, 30, 15))[0]):
+        if skills and rng.random() < 0.5:
+            messages += exchange_messages(rng.choice(skills).use(rng, True))
+        else:
+            messages += turn_messages(needless_turn(rng, memory, skills, True, False), PLAIN)
+    if kind in ("tool_call", "tool_answer") or (skills and thinks and rng.random() < 0.5):
+        last = exchange_messages(rng.choice(skills).use(rng, True))
+        cut = len(last) - 1 if kind == "tool_answer" else 1
+    else:
+        last, cut = turn_messages(needless_turn(rng, memory, skills, True, True), PLAIN), 1
+    setting = Setting(tuple(skill.tool for skill in skills), True if thinks else None)
+    said = messages + last[:cut]
+    return Dialogue(
+        kind, tuple(said if thinks else without_thoughts(said)), assistant_text(last[cut], with_thought=False), setting
+    )
+
+
+def setting_dialogues(count: int, seed: int) -> list[Dialogue]:
+    """As `heldout_dialogues`, for the kinds that need tools or thinking."""
+    rng = random.Random(f"localllm held out, settings {seed}")
+    return [_with_setting(rng, SETTING_KINDS[index % len(SETTING_KINDS)]) for index in range(count)]
 
 
 def heldout_dialogues(count: int, seed: int) -> list[Dialogue]:

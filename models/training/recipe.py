@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 CHAT_SEED = 1
-CHAT_STEPS = 6500
+CHAT_STEPS = 12100
 
 # Everything that decides what the weights become; exporting, measuring and this file don't.
 CHAT_SOURCES = (
@@ -18,7 +18,11 @@ CHAT_SOURCES = (
     "raw_text.py",
     "recall.py",
     "system_prompts.py",
+    "thoughts.py",
     "tokenizer.py",
+    "tool_dialogues.py",
+    "tool_results.py",
+    "tool_skills.py",
     "train_chat.py",
     "turns.py",
     "unknown.py",

@@ -20,7 +20,8 @@ CHECKPOINTS = Path(__file__).parent / "checkpoints" / "chat"
 
 _log = logging.getLogger("train_chat")
 _PEAK_RATE, _SECOND_PEAK_RATE, _THIRD_PEAK_RATE, _FOURTH_PEAK_RATE = 3e-3, 1.2e-3, 8e-4, 1.6e-3
-_FIFTH_PEAK_RATE = 1.2e-3
+_FIFTH_PEAK_RATE, _SIXTH_PEAK_RATE, _SEVENTH_PEAK_RATE = 1.2e-3, 1.5e-3, 1.5e-3
+_EIGHTH_PEAK_RATE = 1.5e-3
 _LAST_RATE, _WARM_UP = 3e-5, 200
 _SHORT_ROWS, _SHORT_LENGTH = 8, 512
 _LONG_ROWS, _LONG_LENGTH = 2, 2048
@@ -28,10 +29,12 @@ _LONG_ROWS, _LONG_LENGTH = 2, 2048
 # 2: lists are drilled, every fourth step reaches far back, and the rate starts once more. 3: the rate goes down fast.
 # 4: the common mixture again, in which copying and recall weigh most, from a high rate once more.
 # 5: the same for longer, with every third step reaching far back. 6: copying is drilled.
-_PHASES = (1400, 2400, 2800, 3120, 3500, 5300)
-_LONG_EVERY = (0, 5, 4, 4, 8, 3, 4)
-# Length in steps of a whole cosine that begins with the phase; phases 1 and 2 end before theirs does.
-_DECAY_STEPS = {1: 1400, 2: 900}
+# 7: tools and thoughts are learned. 8: they weigh more, from a high rate once more.
+# 9: so do they, and copying is drilled beside them. 10: the same, while the rate goes down fast.
+_PHASES = (1400, 2400, 2800, 3120, 3500, 5300, 6500, 8700, 10900, 11600)
+_LONG_EVERY = (0, 5, 4, 4, 8, 3, 4, 4, 5, 6, 6)
+# Length in steps of a whole cosine that begins with the phase; these phases end before theirs does.
+_DECAY_STEPS = {1: 1400, 2: 900, 9: 2000}
 _SAVE_EVERY = 200
 
 
@@ -58,7 +61,16 @@ def learning_rate(step: int, steps: int) -> float:
     if phase == 5:
         return _cosine(_FOURTH_PEAK_RATE, (step - _PHASES[4]) / (_PHASES[5] - _PHASES[4]))
     if phase == 6:
-        return _cosine(_FIFTH_PEAK_RATE, (step - _PHASES[5]) / (steps - _PHASES[5]))
+        return _cosine(_FIFTH_PEAK_RATE, (step - _PHASES[5]) / (_PHASES[6] - _PHASES[5]))
+    if phase == 7:
+        return _cosine(_SIXTH_PEAK_RATE, (step - _PHASES[6]) / (_PHASES[7] - _PHASES[6]))
+    if phase == 8:
+        return _cosine(_SEVENTH_PEAK_RATE, (step - _PHASES[7]) / (_PHASES[8] - _PHASES[7]))
+    if phase == 9:
+        return _cosine(_EIGHTH_PEAK_RATE, (step - _PHASES[8]) / _DECAY_STEPS[9])
+    if phase == 10:
+        start = _cosine(_EIGHTH_PEAK_RATE, (_PHASES[9] - _PHASES[8]) / _DECAY_STEPS[9])
+        return _cosine(start, (step - _PHASES[9]) / (steps - _PHASES[9]))
     start = _cosine(_SECOND_PEAK_RATE, (_PHASES[2] - _PHASES[1]) / _DECAY_STEPS[2])
     return _cosine(start, (step - _PHASES[2]) / (_PHASES[3] - _PHASES[2]))
 

@@ -105,3 +105,56 @@ def test_a_store_that_is_not_there_is_a_problem(home: Path, monkeypatch: pytest.
     monkeypatch.setenv("OLLAMA_MODELS", str(home / "none"))
     problem = f"models.stores: {home / 'none'} is no folder; set OLLAMA_MODELS if it is elsewhere"
     assert document("list", "--set", "models.stores=ollama")["problems"] == [problem]
+
+
+SOURCES = """[models]
+catalogue = "more.toml"
+[models.define.far]
+source = "hf:org/repo:Q4_0"
+tags = ["big"]
+[models.define.known]
+source = "Tiny-Thing"
+"""
+
+
+def test_models_that_a_server_is_still_to_fetch(home: Path) -> None:
+    (home / "localllm.toml").write_text(SOURCES)
+    (home / "more.toml").write_text('[tiny-thing]\nsource = "file:/tiny.gguf"\nkind = "embedding"\n')
+    listed = run("list")
+    assert listed.stdout.splitlines() == [
+        "not fetched yet: far (a server fetches it from hf:org/repo:Q4_0)",
+        "not fetched yet: known (a server fetches it from file:/tiny.gguf)",
+    ]
+    assert listed.stderr == ""
+    far, known = document("list")["data"]
+    assert (far["id"], far["tags"], far["not_fetched_yet"]) == ("far", ["big"], "hf:org/repo:Q4_0")
+    assert known["not_fetched_yet"] == "file:/tiny.gguf"
+    checked = CliRunner().invoke(app, ["check"])
+    assert checked.exit_code == 0
+    assert "to fetch:      far from hf:org/repo:Q4_0" in checked.output
+    assert "no problems found" in checked.output
+    told = json.loads(CliRunner().invoke(app, ["check", "--json"]).stdout)
+    assert told["to_fetch"] == {"far": "hf:org/repo:Q4_0", "known": "file:/tiny.gguf"}
+    assert "far is not fetched yet" in CliRunner().invoke(app, ["doctor"]).output
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('[models.define.a]\nsource = "hg:org/repo"', "models.define.a.source: 'hg:org/repo' can't be fetched"),
+        (
+            '[models.define."a/b"]\nsource = "hf:org/repo"',
+            "models.define.a/b: 'a/b' can't be the id of a fetched model",
+        ),
+        (
+            '[models.define.a]\nsource = "hf:o/r"\n[models.define.b]\nsource = "HF:o/r"',
+            "models.define.b.source: 'a' is fetched from there already",
+        ),
+    ],
+    ids=["unknown scheme", "no file name", "twice"],
+)
+def test_sources_that_can_never_be_fetched(home: Path, text: str, sentence: str) -> None:
+    (home / "localllm.toml").write_text(text)
+    told = json.loads(CliRunner().invoke(app, ["check", "--json"]).stdout)
+    assert told["valid"] is False
+    assert sentence in told["problems"][0]

@@ -181,3 +181,10 @@ def test_each_fault_names_its_key(tmp_path: Path, text: str, problem: str) -> No
 
 def test_ids_may_hold_slashes_colons_and_dots(tmp_path: Path) -> None:
     assert list(check(tmp_path, '[models.define."org/name:q4.0"]')) == ["org/name:q4.0"]
+
+
+def test_where_a_model_is_fetched_from(tmp_path: Path) -> None:
+    found = check(tmp_path, '[models.define.a]\nsource = "hf:org/repo:Q4_K_M"\n[models.define.b]')
+    assert (found["a"].source, found["b"].source) == ("hf:org/repo:Q4_K_M", None)
+    with pytest.raises(ConfigError, match=r"models\.define\.a\.source: .* remove either path or source"):
+        check(tmp_path, '[models.define.a]\nsource = "hf:org/repo"\npath = "a.gguf"')

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from localllm.contract.errors import ModelFileError, ModelNotFoundError
+from localllm.contract.fetch import PulledFile, PullResult
 from localllm.contract.model import ModelDefinition, ModelKind, ModelSpec
 from localllm.models import headers
 from localllm.models.catalog import Catalog, CatalogOptions
+from localllm.models.fetch.store import Store as PullStore
 from tests.models.raw_gguf import STRING, U32, RawGguf, Tensor, architecture
 
 CLASSIFIER = [Tensor(), Tensor("cls.weight", offset=512)]
@@ -491,3 +493,48 @@ def test_the_header_of_a_file_that_is_being_copied_is_read_once(
     path.write_bytes(other[:-10])  # another file, of a size that the first one may have had on its way
     assert ids(found) == []
     assert n_reads == 4
+
+
+def pulled(directory: Path, path: Path, source: str) -> None:
+    file = PulledFile(str(path), path.stat().st_size, "0" * 64, verified=False)
+    PullStore(directory).remember(PullResult(path.stem, ModelKind.CHAT, source, source, (file,)))
+
+
+def test_a_definition_with_a_source_arrives_and_is_no_problem(tmp_path: Path) -> None:
+    definitions = define("a", source="hf:o/r", aliases=("gpt",))
+    found = catalog(tmp_path, definitions=definitions, default="GPT")
+    assert (ids(found), found.problems, found.default, dict(found.arriving)) == ([], (), None, definitions)
+    with pytest.raises(ModelNotFoundError, match="'a' has not been fetched yet from hf:o/r"):
+        found.resolve("gpt")
+    RawGguf().write(tmp_path / "chat" / "a.gguf")
+    assert found.resolve(None).id == "a"
+    assert (dict(found.arriving), found.problems) == ({}, ())
+
+
+def test_a_definition_finds_the_file_that_was_pulled_from_its_source_by_another_name(tmp_path: Path) -> None:
+    path = RawGguf().write(tmp_path / "chat" / "repo-Q4_0.gguf")
+    pulled(tmp_path, path, "hf:o/r")
+    found = catalog(tmp_path, definitions=define("a", source="hf:o/r"))
+    assert [(spec.id, spec.path, spec.aliases) for spec in found.specs().values()] == [("a", str(path), ("repo-Q4_0",))]
+    assert (dict(found.arriving), found.problems) == ({}, ())
+    path.write_bytes(path.read_bytes() + bytes(32))
+    assert list(catalog(tmp_path, definitions=define("a", source="hf:o/r")).arriving) == ["a"], "that is another file"
+
+
+def test_a_file_from_another_source_is_served_with_a_word(tmp_path: Path) -> None:
+    path = RawGguf().write(tmp_path / "chat" / "a.gguf")
+    pulled(tmp_path, path, "hf:o/old")
+    found = catalog(tmp_path, definitions=define("a", source="hf:o/new"))
+    assert ids(found) == ["a"]
+    (problem,) = found.problems
+    assert "came from hf:o/old" in problem
+    assert "localllm models rm a" in problem
+
+
+def test_a_broken_file_of_a_definition_with_a_source_is_told_and_not_fetched_over(tmp_path: Path) -> None:
+    (tmp_path / "chat").mkdir()
+    (tmp_path / "chat" / "a.gguf").write_text("x")
+    found = catalog(tmp_path, definitions=define("a", source="hf:o/r"))
+    assert (ids(found), dict(found.arriving), len(found.problems)) == ([], {}, 1)
+    with pytest.raises(ModelFileError):
+        found.resolve("a")

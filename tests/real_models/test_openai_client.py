@@ -396,7 +396,8 @@ def test_models(client: OpenAI) -> None:
     assert models[0].id == MODEL
     model = client.models.retrieve(MODEL)
     assert (model.id, model.object, model.created) == (MODEL, "model", models[0].created)
-    assert client.models.retrieve("org/name:Q4") == model
+    same = client.models.retrieve("org/name:Q4")
+    assert (same.id, same.created, same.meta) == (model.id, model.created, model.meta)
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("no/such:model")
 

@@ -181,8 +181,12 @@ def test_only_allowed_tools_are_called(client: OpenAI) -> None:
 
 
 def test_arguments_have_the_types_of_the_schema(client: OpenAI) -> None:
-    question = [{"role": "user", "content": "Add 12 and 30."}]
-    assert calls_of(chat(client, question, tools=[ADD]).choices[0].message) == [("add", {"a": 12, "b": 30})]
+    question = [{"role": "user", "content": "Add 2 and 3."}]
+    ((name, arguments),) = calls_of(
+        chat(client, question, tools=[SUM], tool_choice="required", parallel_tool_calls=False).choices[0].message
+    )
+    assert name == "add"
+    assert [(key, type(value)) for key, value in arguments.items()] == [("a", int), ("b", int)]
 
 
 def test_a_tool_without_parameters(client: OpenAI) -> None:

@@ -86,8 +86,8 @@ class Site:
         }
         policy = FetchPolicy(private_hosts=True, http_hosts=("127.0.0.1",), reserve_bytes=0)
         options = PullOptions(directory, sources, policy=policy)
-        self.pulls = Pulls(options, lone_grace_seconds=grace_seconds)
         self.disk = DiskHost(directory)
+        self.pulls = Pulls(options, on_arrival=self.disk.catalog.look, lone_grace_seconds=grace_seconds)
         self.host = ArrivingModels(self.disk, self.pulls, wait=wait)  # type: ignore[arg-type]
         server = {key: changes.pop(key) for key in list(changes) if key in ServerSection.__dataclass_fields__}
         models = replace(ModelsSection(), directory=directory, **changes)
