@@ -285,8 +285,8 @@ HARD: dict[str, Any] = {
 @pytest.mark.parametrize("name", HARD)
 def test_hard_schemas(writer: Writer, name: str) -> None:
     schema = HARD[name]
-    # A small model repeats itself for ever where a schema sets no bound, as for a property's name or for depth: one more
-    # quotation mark is made likely in the second request, and so is null.
+    # A small model repeats itself for ever where a schema sets no bound, as for a property's name or for depth: one
+    # more quotation mark is made likely in the second request, and so is null.
     requests = [
         by_schema(schema, temperature=temperature, text_bias=bias, n=2, seed=7)
         for temperature, bias in ((0.0, ()), (1.0, (('"', 8.0), ("null", 8.0))))
