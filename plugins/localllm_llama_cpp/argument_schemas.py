@@ -55,8 +55,18 @@ class ArgumentSchemas:
 
     @property
     def whole(self) -> Constraint:
-        """All arguments together, which are an object."""
-        return self.part({**self._document, "type": "object"})
+        """All arguments together, which are an object: of the named ones, unless the schema speaks of others.
+
+        JSON Schema would let any other property follow; small models then never stop to invent some.
+        """
+        closed = {"additionalProperties": False} if self._is_list_of_properties else {}
+        return self.part({**self._document, **closed, "type": "object"})
+
+    @property
+    def _is_list_of_properties(self) -> bool:
+        said = self._document.keys() - _SAYS_NOTHING
+        is_plain = "$ref" not in self._document and said <= {"properties", "required"}
+        return is_plain and bool(self._properties) and self._required <= self._properties.keys()
 
     @property
     def is_open(self) -> bool:

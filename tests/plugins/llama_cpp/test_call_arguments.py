@@ -44,6 +44,19 @@ def test_arguments_may_be_left_out_only_if_they_are_not_required(name: str) -> N
 
 
 @pytest.mark.parametrize("name", STYLES)
+def test_arguments_that_no_one_named_are_not_invented(name: str) -> None:
+    assert not required(FORMATS[name], [tool({"a": {"type": "integer"}})]).takes(written(name, {"a": 1, "b": 2}))
+
+
+def test_other_arguments_are_taken_where_the_schema_speaks_of_them() -> None:
+    asked = written("qwen3", {"a": 1, "b": 2})
+    properties = {"a": {"type": "integer"}}
+    assert required(FORMATS["qwen3"], [tool(properties, additionalProperties=True)]).takes(asked)
+    assert required(FORMATS["qwen3"], [tool(properties, ["a", "b"])]).takes(asked)
+    assert required(FORMATS["qwen3"], [tool(properties, patternProperties={"b": {"type": "integer"}})]).takes(asked)
+
+
+@pytest.mark.parametrize("name", STYLES)
 @pytest.mark.parametrize(
     ("schema", "good", "bad"),
     [
