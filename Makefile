@@ -56,6 +56,7 @@ docs: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks $(ARGS)
 	$(BIN)/python -m benchmarks.embeddings
+	$(BIN)/python -m benchmarks.structured
 	$(BIN)/python -m benchmarks.cold_load
 
 rebuild-llama: $(VENV)/bin/python
