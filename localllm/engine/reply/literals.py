@@ -13,6 +13,8 @@ from localllm.engine.reply.values import ANY_KIND, to_json
 _MAX_DEPTH = 32
 _BARE_END = re.compile(r"[,)\]}\n]")
 _BARE_KEY_END = re.compile(r"[:=,)\]}\s]")
+_CLOSING = frozenset(")]}")
+_NO_ENTRY = _CLOSING | {""}
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "v": "\v", "a": "\a", "0": "\0", "\n": ""}
 _CODE_DIGITS = {"x": 2, "u": 4, "U": 8}
 
@@ -117,17 +119,22 @@ class LiteralReader:
         is_half = 0xD800 <= code < 0xE000 or code > 0x10FFFF
         return "\ufffd" if is_half else chr(code)
 
-    def _copy_list(self, write: Write, depth: int) -> Reading[None]:
+    def _skip_to_entry(self) -> Reading[str]:
+        """Read up to the next entry, or past the bracket that closes them all; return the character that stood there.
+
+        At the reply's end that is "".
+        """
         source = self._source
+        while (char := (yield from source.skip_space())) == ",":
+            source.at += 1
+        if char in _CLOSING:
+            source.at += 1
+        return char
+
+    def _copy_list(self, write: Write, depth: int) -> Reading[None]:
         write("[")
         n_items = 0
-        while (char := (yield from source.skip_space())) != "":
-            if char in ")]}":
-                source.at += 1
-                break
-            if char == ",":
-                source.at += 1
-                continue
+        while (char := (yield from self._skip_to_entry())) not in _NO_ENTRY:
             write(", " if n_items else "")
             n_items += 1
             yield from self.copy(write, depth=depth + 1)
@@ -137,13 +144,7 @@ class LiteralReader:
         source = self._source
         write("{")
         n_items = 0
-        while (char := (yield from source.skip_space())) != "":
-            if char in ")]}":
-                source.at += 1
-                break
-            if char == ",":
-                source.at += 1
-                continue
+        while (char := (yield from self._skip_to_entry())) not in _NO_ENTRY:
             key = yield from self.read_key()
             write((", " if n_items else "") + json.dumps(key, ensure_ascii=False) + ": ")
             n_items += 1
