@@ -119,7 +119,7 @@ class ScriptedModel:
         self.n_open += 1
         try:
             await (asyncio.sleep(0) if self.text_gate is None else self.text_gate.wait())
-            return answer_text(request, self._texts)
+            return await asyncio.to_thread(answer_text, request, self._texts)  # a worker's time is not the loop's
         finally:
             self.n_open -= 1
 

