@@ -17,12 +17,13 @@ export CXXFLAGS
 export CMAKE_ARGS
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help serve install install-dev lint format test test-full docs bench rebuild-llama clean
+.PHONY: help serve install install-dev lint format test test-full fuzz docs bench rebuild-llama clean
 
 help:
 	@echo "make serve          install if need be, and start the server (ARGS=\"--port 9000\")"
 	@echo "make test           lint, type check and test"
 	@echo "make test-full      the same with many more random cases"
+	@echo "make fuzz           ask a server whatever its description allows, for ten minutes (ARGS=\"--minutes 60\")"
 	@echo "make lint | format  ruff and mypy | rewrite the files by ruff"
 	@echo "make docs           bring docs/configuration.md and localllm.toml up to date with the code"
 	@echo "make bench          measure (benchmarks/)"
@@ -33,7 +34,7 @@ serve: $(VENV)/.installed
 
 install: $(VENV)/.installed
 
-install-dev: $(VENV)/.installed-dev
+install-dev: $(VENV)/.installed-dev $(VENV)/node/.installed
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -44,11 +45,14 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: lint
+test: lint $(VENV)/node/.installed
 	$(BIN)/python -m pytest $(ARGS)
 
-test-full: lint
+test-full: lint $(VENV)/node/.installed
 	LOCALLLM_TEST_FULL=1 $(BIN)/python -m pytest --timeout 900 $(ARGS)
+
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.real_models.fuzz_kit $(ARGS)
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python docs/generate.py
@@ -58,6 +62,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.embeddings
 	$(BIN)/python -m benchmarks.structured
 	$(BIN)/python -m benchmarks.cold_load
+	$(BIN)/python -m benchmarks.sessions
 
 rebuild-llama: $(VENV)/bin/python
 	$(BIN)/python -m pip install --force-reinstall --no-deps --no-cache-dir --no-binary llama-cpp-python \
@@ -88,4 +93,11 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --group dev
+	@touch $@
+
+# The Node clients whose examples the tests run. npm finds node by PATH.
+$(VENV)/node/.installed: tests/seeds/node/package-lock.json | $(VENV)/.installed-dev
+	@mkdir -p $(VENV)/node
+	cp tests/seeds/node/package.json tests/seeds/node/package-lock.json $(VENV)/node/
+	PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --prefix $(VENV)/node --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@

@@ -16,6 +16,7 @@ class Answer:
     sent: float
     arrivals: list[float] = field(default_factory=list)
     usage: dict[str, Any] = field(default_factory=dict)
+    text: str = ""
 
     @property
     def first(self) -> float:
@@ -59,9 +60,26 @@ async def complete(port: int, prompt: list[int], max_tokens: int, **fields: Any)
         "stream_options": {"include_usage": True},
         **fields,
     }
+    return await _stream(port, "/v1/completions", body)
+
+
+async def chat(port: int, messages: list[dict[str, str]], max_tokens: int, **fields: Any) -> Answer:  # noqa: ANN401
+    """Stream one greedy answer in a conversation."""
+    body = {
+        "messages": messages,
+        "max_tokens": max_tokens,
+        "temperature": 0,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        **fields,
+    }
+    return await _stream(port, "/v1/chat/completions", body)
+
+
+async def _stream(port: int, path: str, body: dict[str, Any]) -> Answer:
     payload = json.dumps(body).encode()
     head = (
-        f"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(payload)}\r\nConnection: close\r\n\r\n"
     )
     request = head.encode() + payload
@@ -85,7 +103,11 @@ def _read_answer(recorder: _Recorder) -> Answer:
             if event.get("usage"):
                 answer.usage = event["usage"]
             if event["choices"] and event["choices"][0]["finish_reason"] is None:
-                answer.arrivals.append(moment)
+                choice = event["choices"][0]
+                text = choice.get("text") if "delta" not in choice else choice["delta"].get("content")
+                if text or "delta" not in choice:  # the first delta only says who speaks
+                    answer.arrivals.append(moment)
+                    answer.text += text or ""
     return answer
 
 
@@ -100,10 +122,15 @@ async def get(port: int, path: str) -> int:
 
 async def post(port: int, path: str, body: dict[str, Any]) -> int:
     """Return the status of a POST request with a JSON body, once it is answered."""
+    return (await ask(port, path, body))[0]
+
+
+async def ask(port: int, path: str, body: dict[str, Any]) -> tuple[int, bytes]:
+    """Return status and body of the answer to a POST request with a JSON body."""
     payload = json.dumps(body).encode()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
     writer.write(f"{head}Content-Length: {len(payload)}\r\nConnection: close\r\n\r\n".encode() + payload)
     answer = await reader.read()
     writer.close()
-    return int(answer.split()[1])
+    return int(answer.split()[1]), answer.partition(b"\r\n\r\n")[2]

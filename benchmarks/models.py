@@ -32,24 +32,29 @@ SIZES = {
 
 def make(size: str, n_vocab: int | None = None) -> tuple[Path, int]:
     """Return the file of a size, written on first use, and its vocabulary's size."""
-    shape = SIZES[size]
-    tokens = n_vocab or shape.n_vocab
+    tokens = n_vocab or SIZES[size].n_vocab
     path = WORK / "models" / "chat" / f"bench-{size}-{tokens}.gguf"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_tiny_llama(
-            path,
-            n_vocab=tokens,
-            n_embd=shape.n_embd,
-            n_layer=shape.n_layer,
-            n_head=shape.n_head,
-            n_head_kv=shape.n_head_kv,
-            n_ff=shape.n_ff,
-            n_ctx=8192,
-            quantization="q8_0",
-            tie_embeddings=True,
-        )
+        write(path, size, tokens)
     return path, tokens
+
+
+def write(path: Path, size: str, n_vocab: int | None = None) -> Path:
+    """Write the model of a size to ``path``; 200 MB and some seconds for "135m"."""
+    shape = SIZES[size]
+    return write_tiny_llama(
+        path,
+        n_vocab=n_vocab or shape.n_vocab,
+        n_embd=shape.n_embd,
+        n_layer=shape.n_layer,
+        n_head=shape.n_head,
+        n_head_kv=shape.n_head_kv,
+        n_ff=shape.n_ff,
+        n_ctx=8192,
+        quantization="q8_0",
+        tie_embeddings=True,
+    )
 
 
 def make_encoder(given: Path | None = None) -> tuple[Path, list[str]]:

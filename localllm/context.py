@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from localllm.contract.backend import ModelClient
-from localllm.contract.model import Mode, ModelKind, ModelSpec
+from localllm.contract.interception import Interceptor
+from localllm.contract.model import Mode, ModelInfo, ModelKind, ModelSpec
+from localllm.contract.sessions import SessionStore
 
 
 class ModelAccess(Protocol):
@@ -28,13 +30,20 @@ class ModelAccess(Protocol):
         ...
 
     def acquire(
-        self, name: str | None, mode: Mode, *, autoload: bool = True, ttl_seconds: float | None = None
+        self,
+        name: str | None,
+        mode: Mode,
+        *,
+        autoload: bool = True,
+        ttl_seconds: float | None = None,
+        affinity: int | None = None,
     ) -> AbstractAsyncContextManager[ModelClient]:
         """Load the model if need be and keep it loaded inside the ``async with``.
 
         It may have to wait until others are let go. Without ``autoload`` a model that is not loaded is an error
         instead. ``ttl_seconds`` is how long it stays unused after this request: 0 not at all, infinity for ever, None
-        as configured.
+        as configured. ``affinity`` is a number that is equal for requests that begin alike: of several instances of the
+        model, one goes where the last of them went, if it need not wait there.
         Raises ``ModelNotFoundError``, ``ModelUnsupportedError``, ``ModelNotLoadedError``, ``ModelTooLargeError``,
         ``ModelLoadError``, ``ModelFileError``, ``OverloadedError``, ``UnavailableError``.
         """
@@ -44,6 +53,14 @@ class ModelAccess(Protocol):
         """Return all models, the default one first."""
         ...
 
+    def loaded(self, model_id: str) -> ModelInfo | None:
+        """Return what loading brought to light of a model, of two modes as it generates; None while it isn't loaded."""
+        ...
+
+
+def _no_store() -> SessionStore | None:
+    return None
+
 
 @dataclass(frozen=True, slots=True)
 class PluginContext:
@@ -51,7 +68,10 @@ class PluginContext:
 
     ``data_dir`` is the plugin's own folder inside the state directory (created on first use by the plugin).
     ``clock`` is monotonic, in seconds. ``models`` raises RuntimeError until the configuration is frozen and models
-    are registered, that is during registration hooks; it is for handlers and life cycles.
+    are registered, that is during registration hooks; it is for handlers and life cycles. ``session_store`` returns
+    where conversations are kept, None when no enabled plugin brings a store; it too is for handlers. ``interceptors``
+    returns what all plugins registered to see generations; ``stream_generation`` asks them. ``shared`` is the plugin's
+    own: what one of its hooks makes for another, such as a store for its life cycle.
     """
 
     name: str
@@ -60,3 +80,6 @@ class PluginContext:
     data_dir: Path
     clock: Callable[[], float]
     models: ModelAccess
+    session_store: Callable[[], SessionStore | None] = _no_store
+    interceptors: Callable[[], tuple[Interceptor, ...]] = tuple
+    shared: dict[str, Any] = field(default_factory=dict, compare=False)

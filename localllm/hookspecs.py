@@ -6,7 +6,7 @@ A hook is added only together with a plugin that uses it, and each has a test na
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import pluggy
 
@@ -16,11 +16,17 @@ if TYPE_CHECKING:
 
     from localllm.context import PluginContext
     from localllm.contract.backend import BackendSpec
+    from localllm.contract.endpoint_doc import EndpointDoc
     from localllm.contract.events import Event
     from localllm.contract.fetch import SourceSpec
+    from localllm.contract.interception import Interceptor
     from localllm.contract.model import ModelSpec
+    from localllm.contract.sessions import SessionStore
 
 PROJECT = "localllm"
+ErrorForm = Literal["openai", "detail"]
+"""How failures are worded: ``{"error": {"message", "type", "param", "code"}}``, or ``{"detail": message}``."""
+
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
@@ -28,10 +34,20 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 class RegisterRoute(Protocol):
     """How a plugin adds routes."""
 
-    def __call__(self, route: BaseRoute, *, name: str, max_body_bytes: int | None = None, public: bool = False) -> None:
+    def __call__(
+        self,
+        route: BaseRoute,
+        *,
+        name: str,
+        max_body_bytes: int | None = None,
+        public: bool = False,
+        errors: ErrorForm = "openai",
+        doc: EndpointDoc | None = None,
+    ) -> None:
         """Add one route. ``name`` is unique. ``max_body_bytes`` replaces ``server.max_body_bytes`` for it.
 
-        ``public`` routes need no API key.
+        ``public`` routes need no API key. ``errors`` is how its failures are worded. What ``doc`` says stands in
+        ``/openapi.json``; an alias of a described route has none.
         """
         ...
 
@@ -57,6 +73,33 @@ class RegisterSource(Protocol):
 
     def __call__(self, source: SourceSpec) -> None:
         """Add one source; its scheme is unique."""
+        ...
+
+
+class RegisterStore(Protocol):
+    """How a plugin adds a place where conversations are kept."""
+
+    def __call__(self, store: SessionStore, *, name: str) -> None:
+        """Add one store; its name is unique. ``server.session_store`` chooses among several."""
+        ...
+
+
+class RegisterInterceptor(Protocol):
+    """How a plugin gets to see generations."""
+
+    def __call__(self, interceptor: Interceptor) -> None:
+        """Add one interceptor. They are asked in the order of their registration."""
+        ...
+
+
+class RegisterCommands(Protocol):
+    """How a plugin adds commands."""
+
+    def __call__(self, app: str) -> None:
+        """Add ``localllm PLUGIN COMMAND`` for each command of a ``typer.Typer``: ``app`` is "package.module:name".
+
+        It is imported when somebody names the plugin at the command line; ``typer.Context.obj`` is its context.
+        """
         ...
 
 
@@ -100,6 +143,24 @@ def localllm_register_models(context: PluginContext, register: RegisterModel) ->
 @hookspec
 def localllm_register_sources(context: PluginContext, register: RegisterSource) -> None:
     """Call ``register(SourceSpec(...))`` once for each place that models can be pulled from. Return None."""
+
+
+@hookspec
+def localllm_register_stores(context: PluginContext, register: RegisterStore) -> None:
+    """Call ``register(store, name=...)`` for a place where conversations are kept. Return None.
+
+    It is opened and closed by the plugin's life cycle.
+    """
+
+
+@hookspec
+def localllm_register_interceptors(context: PluginContext, register: RegisterInterceptor) -> None:
+    """Call ``register(interceptor)`` for an object that is to see every generation of an endpoint. Return None."""
+
+
+@hookspec
+def localllm_register_commands(context: PluginContext, register: RegisterCommands) -> None:
+    """Call ``register("package.module:app")`` for commands of ``localllm <plugin>``. Return None."""
 
 
 @hookspec

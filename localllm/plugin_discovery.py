@@ -10,7 +10,18 @@ from typing import Any
 from localllm.config.errors import nearest
 
 GROUP = "localllm"
-BUILT_INS = ("chat", "completions", "embeddings", "rerank", "tokenize", "llama_cpp", "sources")
+BUILT_INS = (
+    "chat",
+    "completions",
+    "embeddings",
+    "rerank",
+    "tokenize",
+    "sessions",
+    "responses",
+    "myllm",
+    "llama_cpp",
+    "sources",
+)
 """Our own plugins in the order in which they run when no ``[plugins] enabled`` says otherwise."""
 
 

@@ -21,7 +21,9 @@ from localllm.config.schema import Config
 from localllm.context import ModelAccess, PluginContext
 from localllm.contract.backend import BackendSpec, ModelClient
 from localllm.contract.fetch import SourceSpec
-from localllm.contract.model import Mode, ModelKind, ModelSpec
+from localllm.contract.interception import Interceptor
+from localllm.contract.model import Mode, ModelInfo, ModelKind, ModelSpec
+from localllm.contract.sessions import SessionStore
 from localllm.plugin_discovery import PluginError, PluginSource, find_plugins, import_plugin, select_plugins
 from localllm.plugin_registry import RegisteredMiddleware, RegisteredRoute, Registry
 
@@ -107,12 +109,21 @@ class _LaterModels:
         return self._reach().resolve(name, mode, purpose)
 
     def acquire(
-        self, name: str | None, mode: Mode, *, autoload: bool = True, ttl_seconds: float | None = None
+        self,
+        name: str | None,
+        mode: Mode,
+        *,
+        autoload: bool = True,
+        ttl_seconds: float | None = None,
+        affinity: int | None = None,
     ) -> AbstractAsyncContextManager[ModelClient]:
-        return self._reach().acquire(name, mode, autoload=autoload, ttl_seconds=ttl_seconds)
+        return self._reach().acquire(name, mode, autoload=autoload, ttl_seconds=ttl_seconds, affinity=affinity)
 
     def list_specs(self) -> list[ModelSpec]:
         return self._reach().list_specs()
+
+    def loaded(self, model_id: str) -> ModelInfo | None:
+        return self._reach().loaded(model_id)
 
     def _reach(self) -> ModelAccess:
         if self.access is None:
@@ -149,6 +160,7 @@ class PluginManager:
         self._contexts: dict[str, PluginContext] = {}
         self._models = _LaterModels()
         self._registry = Registry()
+        self._store: SessionStore | None = None
         self._phase = _Phase.LOADED
         self._sections = self._ask_sections()
 
@@ -193,6 +205,20 @@ class PluginManager:
         return {scheme: source.name for scheme, (_, source) in self._registered().sources.items()}
 
     @property
+    def interceptors(self) -> tuple[Interceptor, ...]:
+        """What sees every generation, in the order of registration."""
+        return tuple(self._registered().interceptors)
+
+    def commands_of(self, name: str) -> tuple[str, PluginContext] | None:
+        """Return where the ``typer.Typer`` of a plugin's commands is, and the plugin's context; None without any."""
+        target = self._registered().commands.get(name)
+        return (target, self._contexts[name]) if target else None
+
+    def session_store(self) -> SessionStore | None:
+        """Return where conversations are kept: the store that the configuration names, else the first one."""
+        return self._store
+
+    @property
     def backend_owners(self) -> Mapping[str, str]:
         """For each engine the plugin that brought it."""
         return {name: source.name for name, (_, source) in self._registered().backends.items()}
@@ -214,11 +240,14 @@ class PluginManager:
                 data_dir=config.state_directory / "plugins" / source.name,
                 clock=clock,
                 models=self._models,
+                session_store=self.session_store,
+                interceptors=lambda: self.interceptors,
             )
-        for kind in ("routes", "backends", "models", "sources", "middleware"):
+        for kind in ("routes", "backends", "models", "sources", "stores", "interceptors", "commands", "middleware"):
             for source in self._selected:
                 with registry.registrar(kind, source) as register:
                     self._call(source, f"localllm_register_{kind}", register=register)
+        self._store = registry.choose_store(config.server.session_store)
         self._phase = _Phase.REGISTERED
 
     def bind_models(self, access: ModelAccess) -> None:

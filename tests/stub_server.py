@@ -26,6 +26,7 @@ class Stub:
     pieces: list[str] = field(default_factory=lambda: ["Hel", "lo"])
     thoughts: list[str] = field(default_factory=list)
     hold: bool = False
+    told: dict[str, Any] = field(default_factory=dict)  # what the first event of a chat says besides
     asked: list[tuple[str, Any]] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     left: threading.Event = field(default_factory=threading.Event)  # somebody left a held answer
@@ -71,6 +72,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Connection", "close")
         self.end_headers()
+        if stub.told:
+            self._event({"choices": [], **stub.told})
         for name, pieces in (("reasoning_content", stub.thoughts), ("content", stub.pieces)):
             for piece in pieces:
                 self._event({"choices": [{"delta": {name: piece}}]})

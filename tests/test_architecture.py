@@ -40,7 +40,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "cli": ({*SERVER_SIDE, "server"}, {"typer", "rich"}),
     "testing": (
         {*SERVER_SIDE, "server", "engine", "worker"},
-        {"starlette", "httpx", "pytest", "orjson", "gguf", "numpy"},
+        {"starlette", "httpx", "pytest", "orjson", "gguf", "numpy", "jsonschema", "openapi_spec_validator"},
     ),
 }
 """Under ``TYPE_CHECKING`` the plugin system may also name starlette's types."""
@@ -49,7 +49,10 @@ PLUGIN_LIBRARIES = {
     "localllm_chat": {"starlette", "pydantic", "orjson"},
     "localllm_completions": {"starlette", "pydantic", "orjson"},
     "localllm_embeddings": {"starlette", "pydantic", "orjson"},
+    "localllm_myllm": {"starlette", "pydantic", "orjson"},
     "localllm_rerank": {"starlette", "pydantic", "orjson"},
+    "localllm_responses": {"starlette", "orjson"},
+    "localllm_sessions": {"starlette", "pydantic", "orjson", "typer"},
     "localllm_sources": {"huggingface_hub"},
     "localllm_tokenize": {"starlette", "pydantic", "orjson"},
     "localllm_llama_cpp": {"llama_cpp", "llguidance", "numpy", "jinja2"},
@@ -58,7 +61,10 @@ PLUGIN_ROOMS = {
     "localllm_chat": {"openai"},
     "localllm_completions": {"openai"},
     "localllm_embeddings": {"openai"},
+    "localllm_myllm": {"openai"},
     "localllm_rerank": {"openai"},
+    "localllm_responses": {"openai"},
+    "localllm_sessions": {"openai"},
     "localllm_sources": set(),
     "localllm_tokenize": {"openai"},
     "localllm_llama_cpp": set(),
@@ -176,7 +182,8 @@ def loaded_by(statement: str) -> set[str]:
         "import localllm.cli, localllm.cli.serving, localllm.cli.diagnosis",
         (
             "from localllm.plugin_manager import load_plugins; from localllm.config.schema import Config;"
-            "plugins = load_plugins(); plugins.register(Config())"
+            "plugins = load_plugins(); sections = {name: kind() for name, kind in plugins.sections.items()};"
+            "plugins.register(Config(plugin=sections))"
         ),
     ],
 )

@@ -20,6 +20,7 @@ from localllm.contract.backend import BackendSpec
 from localllm.contract.diagnosis import Finding, Verdict
 from localllm.contract.model import Mode
 from localllm.host.safe_mode import SafeModeMemory
+from localllm.plugin_discovery import BUILT_INS
 from localllm.plugin_manager import load_plugins
 from localllm.testing.tiny_model import write_tiny_llama
 from tests.models.raw_gguf import RawGguf, architecture
@@ -85,7 +86,7 @@ def test_check_of_a_sound_server(home: Path) -> None:
     RawGguf().write(home / "models" / "chat" / "tiny.gguf")
     output = run("check").output
     assert "configuration: defaults (no file)" in output
-    assert "chat, completions, embeddings, rerank, tokenize, llama_cpp, sources" in output
+    assert ", ".join(BUILT_INS) in output
     assert "tiny (default)" in output
     assert "no problems found" in output
 

@@ -46,12 +46,17 @@ def test_ps_shows_what_is_loaded(stub: Stub) -> None:
         "loaded_for_seconds": 200.0,
         "expires_in_seconds": 7300.0,
         "worker_pid": 42,
+        "instances": [
+            {"loaded_for_seconds": 200.0, "worker_pid": 42},
+            {"loaded_for_seconds": 3.0, "worker_pid": 43},
+            {"loaded_for_seconds": None, "worker_pid": None},
+        ],
     }
     data = [{"id": "big", "type": "chat", "state": "ready", "status": status}, {"id": "no", "state": "unloaded"}]
     stub.answers["GET /v1/models"] = 200, {"data": data}
     lines = run("models", "ps", "--url", stub.url).output.splitlines()
-    assert " ".join(lines[0].split()) == "MODEL KIND STATE RUNNING WAITING MEMORY LOADED FOR EXPIRES IN PID"
-    assert lines[1].split() == ["big", "chat", "ready", "1", "2", "1.5", "GB", "3", "min", "2.0", "h", "42"]
+    assert " ".join(lines[0].split()) == "MODEL KIND STATE INSTANCES RUNNING WAITING MEMORY LOADED FOR EXPIRES IN PID"
+    assert lines[1].split() == ["big", "chat", "ready", "2", "1", "2", "1.5", "GB", "3", "min", "2.0", "h", "42,", "43"]
     assert len(lines) == 2
     assert json.loads(run("models", "ps", "--json", "--url", stub.url).output) == data[:1]
 

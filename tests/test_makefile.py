@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+NODE = "tests/seeds/node"
 TOOLS = ("sh", "mkdir", "cp", "chmod", "touch", "cat", "env")
 
 PYTHON = """#!/bin/sh
@@ -34,11 +35,13 @@ def make(folder: Path, *arguments: str, compiler: bool = True, **faults: object)
         (tools / name).symlink_to(shutil.which(name) or f"/no/{name}")
     values = {"version": "3.11.9", "too_old": 0, "no_venv": 0, "no_llama": 1} | faults
     scripts = {"fakepython": PYTHON.format(**values), **({"c++": "#!/bin/sh\n"} if compiler else {})}
+    scripts["npm"] = '#!/bin/sh\necho "$*" >> npm.log\n'
     for name, text in scripts.items():
         (tools / name).write_text(text)
         (tools / name).chmod(0o755)
-    for name in ("Makefile", "pyproject.toml"):
-        shutil.copy2(ROOT / name, folder)  # with its time, which make looks at
+    (folder / NODE).mkdir(parents=True, exist_ok=True)
+    for name in ("Makefile", "pyproject.toml", f"{NODE}/package.json", f"{NODE}/package-lock.json"):
+        shutil.copy2(ROOT / name, folder / name)  # with its time, which make looks at
     kept = {
         name: value for name, value in os.environ.items() if name not in {"CXX", "CXXFLAGS", "CMAKE_ARGS", "MAKEFLAGS"}
     }
@@ -90,3 +93,9 @@ def test_development_tools_come_from_the_dependency_group(tmp_path: Path) -> Non
     assert make(tmp_path, "install-dev").returncode == 0
     commands = [line.split(" CXXFLAGS")[0] for line in (tmp_path / "pip.log").read_text().splitlines()]
     assert commands[1:] == ["-m pip install --quiet pip>=25.1", "-m pip install --quiet --group dev"]
+    assert (tmp_path / "npm.log").read_text().startswith("ci --prefix .venv/node --ignore-scripts ")
+    assert sorted(path.name for path in (tmp_path / ".venv" / "node").iterdir()) == [
+        ".installed",
+        "package-lock.json",
+        "package.json",
+    ]

@@ -43,6 +43,10 @@ def test_each_package_is_there_once_and_nothing_else(wheel: zipfile.ZipFile) -> 
     assert sources == {name for name in names if name.endswith(".py")}
 
 
+def test_the_page_is_packed_with_its_script_and_its_style(wheel: zipfile.ZipFile) -> None:
+    assert {"localllm/server/page/page.js", "localllm/server/page/page.css"} <= set(wheel.namelist())
+
+
 def test_packages_are_marked_as_typed(wheel: zipfile.ZipFile) -> None:
     packages = {name.split("/")[0] for name in wheel.namelist() if ".dist-info/" not in name}
     assert {f"{package}/py.typed" for package in packages} <= set(wheel.namelist())
@@ -59,7 +63,10 @@ def test_the_command_the_plugins_and_the_fixtures_have_entry_points(wheel: zipfi
         "completions",
         "embeddings",
         "llama_cpp",
+        "myllm",
         "rerank",
+        "responses",
+        "sessions",
         "sources",
         "tokenize",
     }

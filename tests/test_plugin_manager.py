@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from localllm.config.schema import Config
+from localllm.config.schema import Config, ServerSection
 from localllm.context import PluginContext
 from localllm.contract.backend import BackendSpec
 from localllm.contract.events import ModelUnloaded
 from localllm.contract.model import Mode, ModelKind, ModelSpec
-from localllm.plugin_discovery import PluginError
+from localllm.plugin_discovery import BUILT_INS, PluginError
 from localllm.plugin_manager import PluginInfo, PluginManager, load_plugins
 
 HEAD = """
@@ -106,8 +106,7 @@ def test_without_a_list_all_built_in_plugins_run_in_their_order(shelf: Shelf) ->
 
 def test_the_real_built_in_plugins_load() -> None:
     infos = [info for info in load_plugins().describe() if info.enabled]
-    names = ["chat", "completions", "embeddings", "rerank", "tokenize", "llama_cpp", "sources"]
-    assert [info.name for info in infos] == names
+    assert [info.name for info in infos] == list(BUILT_INS)
     assert {info.distribution for info in infos} == {"localllm"}
 
 
@@ -152,6 +151,10 @@ FAULTS = {
     ),
     "no backend": ("@hookimpl\ndef localllm_register_backends(register): register('x')", "registered 'x' as a backend"),
     "no model": ("@hookimpl\ndef localllm_register_models(register): register('x')", "registered 'x' as a model"),
+    "no interceptor": (
+        "@hookimpl\ndef localllm_register_interceptors(register): register(1)",
+        "async method before(asked)",
+    ),
     "no source": ("@hookimpl\ndef localllm_register_sources(register): register('x')", "as a source of models"),
     "model of no backend": (
         "@hookimpl\ndef localllm_register_models(register): register(ModelSpec('m', 'nowhere'))",
@@ -325,6 +328,28 @@ def test_hook_localllm_register_routes(shelf: Shelf) -> None:
     assert (post.name, post.max_body_bytes, post.public, post.plugin.name) == ("post-x", 5000, True, "a")
 
 
+@pytest.mark.parametrize(
+    ("route", "doc", "fault"),
+    [
+        ('Route("/x", print)', '{"summary": "x"}', "described the route 'x' by {'summary': 'x'}"),
+        ('Mount("/x", print)', 'EndpointDoc("x")', "only a Route with a path and methods can have a doc"),
+    ],
+)
+def test_docs_that_no_route_can_have(shelf: Shelf, route: str, doc: str, fault: str) -> None:
+    shelf.add(
+        "a",
+        f"""
+        from localllm import EndpointDoc
+        from starlette.routing import Mount
+
+        @hookimpl
+        def localllm_register_routes(context, register):
+            register({route}, name="x", doc={doc})
+        """,
+    )
+    assert fault in shelf.refused()
+
+
 def test_hook_localllm_register_backends(shelf: Shelf) -> None:
     shelf.add("a", BACKEND)
     manager = shelf.registered()
@@ -378,6 +403,98 @@ def test_hook_localllm_register_middleware(shelf: Shelf) -> None:
     )
     found = [(one.middleware.cls, one.position, one.plugin) for one in shelf.registered().middleware]
     assert found == [(dict, "inner", "a"), (list, "outer", "a")]
+
+
+def test_hook_localllm_register_interceptors(shelf: Shelf) -> None:
+    source = """
+    class Watcher:
+        async def before(self, asked):
+            return None
+
+    watcher = Watcher()
+
+    @hookimpl
+    def localllm_register_interceptors(context, register):
+        assert context.interceptors  # they are asked for in handlers
+        register(watcher)
+    """
+    shelf.add("a", source)
+    shelf.add("b", source)
+    plugins = shelf.registered("b", "a")
+    assert plugins.interceptors == (sys.modules["shelf_b"].watcher, sys.modules["shelf_a"].watcher)
+
+
+STORE = """
+from localllm.testing import MemoryStore
+
+store = MemoryStore()
+
+@hookimpl
+def localllm_register_stores(context, register):
+    assert context.session_store() is None  # it is for handlers
+    register(store, name={name!r})
+"""
+
+
+def test_hook_localllm_register_stores(shelf: Shelf) -> None:
+    shelf.add("a", STORE.format(name="memory"))
+    shelf.add("b", STORE.format(name="other"))
+    shelf.add("user", CONTEXT)
+    a, b = (shelf.registered("a", "b", "user").session_store(), sys.modules["shelf_b"].store)
+    assert a is sys.modules["shelf_a"].store, "the first one"
+    chosen = shelf.registered("a", "b", "user", config=Config(server=ServerSection(session_store="other")))
+    assert chosen.session_store() is b
+    assert sys.modules["shelf_user"].contexts[-1].session_store() is b
+    assert shelf.registered("user").session_store() is None
+
+
+def test_a_store_that_nobody_brings_is_refused(shelf: Shelf) -> None:
+    shelf.add("a", STORE.format(name="memory"))
+    config = Config(server=ServerSection(session_store="memroy"))
+    with pytest.raises(PluginError, match="session_store is 'memroy', which no enabled plugin brings"):
+        shelf.registered(config=config)
+    with pytest.raises(PluginError, match="there are: memory"):
+        shelf.registered(config=config)
+
+
+def test_two_stores_of_one_name_are_refused(shelf: Shelf) -> None:
+    shelf.add("a", STORE.format(name="memory"))
+    shelf.add("b", STORE.format(name="memory"))
+    assert "the store 'memory' is already brought by plugin 'a' (dist-a 1.5)" in shelf.refused()
+
+
+def test_a_store_that_lacks_methods_is_refused(shelf: Shelf) -> None:
+    shelf.add(
+        "a",
+        """
+        from localllm.testing import MemoryStore
+
+        class Store:
+            create = get = list = change = delete = messages = append = MemoryStore.get
+            put_records = get_record = list_records = MemoryStore.get
+
+        @hookimpl
+        def localllm_register_stores(register): register(Store(), name="half")
+        """,
+    )
+    message = shelf.refused()
+    assert "as a store, but it has no recent, delete_record" in message
+
+
+def test_hook_localllm_register_commands(shelf: Shelf) -> None:
+    source = "@hookimpl\ndef localllm_register_commands(context, register): register({target!r})"
+    shelf.add("a", source.format(target="shelf_commands.of_a:app"))
+    shelf.add("none")
+    plugins = shelf.registered()
+    found = plugins.commands_of("a")
+    assert found is not None
+    assert (found[0], found[1].name) == ("shelf_commands.of_a:app", "a")
+    assert plugins.commands_of("none") is None
+    assert "shelf_commands" not in sys.modules
+    shelf.add("b", source.format(target="no target"))
+    assert "registered 'no target' as commands; name a typer.Typer as 'package.module:app'" in shelf.refused("b")
+    shelf.add("c", source.format(target="m:one") + "; register('m:two')")
+    assert "registered commands twice; put those of m:two into m:one" in shelf.refused("c")
 
 
 async def _enter(cycle: AbstractAsyncContextManager[None]) -> None:
@@ -471,7 +588,13 @@ class Access:
 
     @asynccontextmanager
     async def acquire(
-        self, name: str | None, mode: Mode, *, autoload: bool = True, ttl_seconds: float | None = None
+        self,
+        name: str | None,
+        mode: Mode,
+        *,
+        autoload: bool = True,
+        ttl_seconds: float | None = None,
+        affinity: int | None = None,
     ) -> Any:
         yield None
 

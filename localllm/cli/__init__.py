@@ -9,10 +9,12 @@ import typer
 
 from localllm.cli import models, pulling, running
 from localllm.cli.failure import explain_failures
-from localllm.cli.options import ConfigOption, JsonOption, SetOption, UrlOption
+from localllm.cli.options import ConfigOption, JsonOption, ModelOption, SetOption, UrlOption
+from localllm.cli.plugin_commands import GroupWithPlugins
 
 app = typer.Typer(
     name="localllm",
+    cls=GroupWithPlugins,
     help="Run GGUF models on your own machine behind OpenAI-compatible endpoints.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -77,12 +79,15 @@ def serve(
 
 @app.command()
 def chat(
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Id or alias. Absent: the default model.")] = None,
+    model: ModelOption = None,
     system: Annotated[str | None, typer.Option("--system", help="The system message.")] = None,
     param: Annotated[
         list[str] | None, typer.Option("--param", metavar="NAME=VALUE", help="A field of every request: temperature=0.")
     ] = None,
     load: Annotated[Path | None, typer.Option("--load", help="Go on with a conversation that /save wrote.")] = None,
+    session: Annotated[
+        str | None, typer.Option("--session", metavar="ID|new", help="A session of the server's to go on with.")
+    ] = None,
     url: UrlOption = None,
     config: ConfigOption = None,
     settings: SetOption = None,
@@ -91,7 +96,7 @@ def chat(
     with explain_failures():
         from localllm.cli.chat import run_chat
 
-        raise typer.Exit(run_chat(model, system, param or [], load, url, config, settings or []))
+        raise typer.Exit(run_chat(model, system, param or [], load, session, url, config, settings or []))
 
 
 @app.command()

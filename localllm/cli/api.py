@@ -36,25 +36,28 @@ class ServerApi:
     """One server. ``url`` is its root, such as ``http://127.0.0.1:8000``; ``key`` is sent where it is not None.
 
     All methods raise :class:`ServerUnreachableError` and :class:`AnswerError`. Each request has its own connection;
-    leaving early closes it, by which the server knows that nobody waits any more.
+    leaving early closes it, by which the server knows that nobody waits any more. ``silence_seconds`` is the longest
+    pause in an answer.
     """
 
     url: str
     key: str | None = None
+    connect_seconds: float = CONNECT_SECONDS
+    silence_seconds: float = SILENCE_SECONDS
 
     def get(self, path: str) -> dict[str, Any]:
         """Return the JSON object that a GET brings."""
-        with self._exchange("GET", path, None, SILENCE_SECONDS) as response:
+        with self._exchange("GET", path, None, self.silence_seconds) as response:
             return _read_object(response)
 
     def post(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the JSON object that a POST of one brings."""
-        with self._exchange("POST", path, body or {}, SILENCE_SECONDS) as response:
+        with self._exchange("POST", path, body or {}, self.silence_seconds) as response:
             return _read_object(response)
 
     def stream(self, path: str, body: Mapping[str, Any]) -> Generator[dict[str, Any], None, None]:
         """Yield the JSON objects of a stream of server-sent events until ``[DONE]``, or until its end."""
-        with self._exchange("POST", path, {**body, "stream": True}, SILENCE_SECONDS) as response:
+        with self._exchange("POST", path, {**body, "stream": True}, self.silence_seconds) as response:
             for data in _events(response):
                 if data == "[DONE]":
                     return
@@ -66,7 +69,7 @@ class ServerApi:
     def answers(self) -> bool:
         """Say whether a server of ours is there, whatever it thinks of us."""
         try:
-            with self._exchange("GET", "/health", None, CONNECT_SECONDS) as response:
+            with self._exchange("GET", "/health", None, self.connect_seconds) as response:
                 return "status" in _read_object(response)
         except ServerUnreachableError:
             return False
@@ -100,7 +103,7 @@ class ServerApi:
     def _connect(self) -> http.client.HTTPConnection:
         parts = urlsplit(self.url)
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        return kind(parts.hostname or "", parts.port, timeout=CONNECT_SECONDS)
+        return kind(parts.hostname or "", parts.port, timeout=self.connect_seconds)
 
     def _unreachable(self, error: Exception) -> str:
         if isinstance(error, ConnectionRefusedError):

@@ -12,6 +12,7 @@ import typer
 
 from localllm.cli.api import AnswerError, ServerApi, ServerUnreachableError
 from localllm.cli.chat_commands import COMMANDS, Leave, run_command
+from localllm.cli.chat_session import NEW, ServerSession, session_line, session_path
 from localllm.cli.conversation import Conversation, ConversationError
 from localllm.cli.failure import CONFIG_ERROR, RUNTIME_ERROR
 
@@ -27,6 +28,7 @@ def run_chat(
     system: str | None,
     params: Sequence[str],
     load: Path | None,
+    session: str | None,
     url: str | None,
     config: Path | None,
     overrides: Sequence[str],
@@ -43,7 +45,10 @@ def run_chat(
         return CONFIG_ERROR
     conversation.model = model or conversation.model
     conversation.system = system if system is not None else conversation.system
+    conversation.session = None if session is None else ServerSession(session)
     with _reach_server(url, config, overrides) as api:
+        if session is not None and session != NEW:
+            typer.echo(session_line(api.get(session_path(session))), err=True)
         if sys.stdin.isatty() and sys.stdout.isatty():
             return Chat(api, conversation, _Terminal(), sys.stdout, is_terminal=True).run()
         return Chat(api, conversation, _Lines(sys.stdin), sys.stdout, is_terminal=False).run()
@@ -156,13 +161,16 @@ class Chat:
         Raises ``AnswerError`` and ``ServerUnreachableError``; then the question counts as not asked.
         """
         said: list[str] = []
+        session, session_id = self.conversation.session, None
         try:
             with closing(self.api.stream("/v1/chat/completions", self.conversation.request())) as events:
-                self._print_answer(events, said)
+                session_id = self._print_answer(events, said)
         except KeyboardInterrupt:
             if not self._is_terminal:
                 raise
-            self._out.write("\n(stopped)")
+            self._out.write("\n(stopped)" if session is None else "\n(stopped; the session has nothing of it)")
+            if session is not None:
+                said.clear()
         except (AnswerError, ServerUnreachableError):
             self._out.write("\n" if said else "")
             self.conversation.take_back_question()
@@ -173,6 +181,8 @@ class Chat:
             self.conversation.answer("".join(said))
         else:
             self.conversation.take_back_question()
+        if session is not None and session_id is not None:
+            session.note(session_id, self.conversation.system, len(self.conversation.turns))
 
     def _take(self, line: str) -> None:
         text = line.strip()
@@ -182,10 +192,15 @@ class Chat:
             self.conversation.ask(text.removeprefix("/"))
             self.answer()
 
-    def _print_answer(self, events: Iterator[dict[str, Any]], said: list[str]) -> None:
-        """Print an answer and collect it in ``said``. Thoughts are shown to a person, dimmed, and are no part of it."""
+    def _print_answer(self, events: Iterator[dict[str, Any]], said: list[str]) -> str | None:
+        """Print an answer and collect it in ``said``; return the id of the session that has it, if one does.
+
+        Thoughts are shown to a person, dimmed, and are no part of it.
+        """
         thinking = False
+        session_id: str | None = None
         for event in events:
+            session_id = event.get("session_id") or session_id
             for choice in event.get("choices") or []:
                 delta: Mapping[str, Any] = choice.get("delta") or {}
                 thought, content = delta.get("reasoning_content") or delta.get("reasoning"), delta.get("content")
@@ -199,6 +214,7 @@ class Chat:
                     said.append(content)  # first: Ctrl-C may come in between, and what was seen was said
                     self._write(content)
         self._out.write(_PLAIN if thinking else "")
+        return session_id
 
     def _write(self, text: str) -> None:
         """Print a piece at once. What a model says must not drive the terminal; a pipe gets it as it is."""

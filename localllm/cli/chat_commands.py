@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from localllm.cli.api import ServerApi
+from localllm.cli.chat_session import NEW, ServerSession, session_line, session_path
 from localllm.cli.conversation import Conversation, ConversationError
 from localllm.config.errors import nearest
 
@@ -68,6 +69,8 @@ def _exit(chat: ChatAccess, argument: str) -> None:
 
 def _clear(chat: ChatAccess, argument: str) -> None:
     chat.conversation.turns.clear()
+    if chat.conversation.session is not None:
+        chat.conversation.session = ServerSession()
     chat.say("the conversation begins anew")
 
 
@@ -97,7 +100,40 @@ def _retry(chat: ChatAccess, argument: str) -> None:
     if not chat.conversation.take_back_answer():
         message = "there is no question to ask again"
         raise ConversationError(message)
+    session = chat.conversation.session
+    if session is not None and session.n_told > len(chat.conversation.turns):
+        session.go_back(chat.api)
     chat.answer()
+
+
+def _session(chat: ChatAccess, argument: str) -> None:
+    conversation = chat.conversation
+    if argument == "-":
+        conversation.session = None
+        chat.say("what follows stays in this terminal")
+    elif argument == NEW:
+        conversation.session = ServerSession()
+        chat.say("the server keeps this conversation from the next question on")
+    elif argument:
+        chat.say(session_line(chat.api.get(session_path(argument))))
+        conversation.session, conversation.system = ServerSession(argument), None
+        conversation.turns.clear()
+    elif conversation.session is None:
+        chat.say("no session: this conversation is in this terminal only; /session new has the server keep it")
+    elif conversation.session.id == NEW:
+        chat.say("a session begins with the next question")
+    else:
+        chat.say(session_line(chat.api.get(conversation.session.path)))
+
+
+def _sessions(chat: ChatAccess, argument: str) -> None:
+    page = chat.api.get("/v1/sessions?limit=100")
+    current = chat.conversation.session
+    for session in page["data"]:
+        mark = "*" if current is not None and current.id == session["id"] else " "
+        chat.say(f"{mark} {session_line(session)}")
+    if not page["data"]:
+        chat.say("there are no sessions; /session new begins one")
 
 
 def _params(chat: ChatAccess, argument: str) -> None:
@@ -132,6 +168,8 @@ COMMANDS: Mapping[str, Command] = {
     "model": Command("[ID]", "list the models, or have another one answer", _model),
     "system": Command("[TEXT]", "show or set the system message; - removes it", _system),
     "params": Command("[NAME=VALUE ...]", "show or set fields of the requests; NAME= removes one", _params),
+    "session": Command("[ID]", "show the session, go on with another, begin one (new), or leave it (-)", _session),
+    "sessions": Command("", "list the sessions that the server keeps", _sessions),
     "retry": Command("", "ask the last question again", _retry),
     "clear": Command("", "forget what was said; system message and settings stay", _clear),
     "save": Command("FILE", "write the conversation to a file", _save),

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from localllm.cli.chat_session import ServerSession
+
 MAX_FILE_BYTES = 16 * 1024 * 1024
 _ROLES = {"system", "user", "assistant"}
-_OWN_FIELDS = {"messages", "model", "stream"}
+_OWN_FIELDS = {"messages", "model", "stream", "session_id"}
 
 
 class ConversationError(Exception):
@@ -20,18 +22,29 @@ class ConversationError(Exception):
 
 @dataclass(slots=True)
 class Conversation:
-    """``turns`` are messages of user and assistant by turns; ``params`` go into every request as they are."""
+    """``turns`` are messages of user and assistant by turns; ``params`` go into every request as they are.
+
+    With a ``session`` the server keeps the conversation as well, and gets only what it doesn't have.
+    """
 
     model: str | None = None
     system: str | None = None
     turns: list[dict[str, str]] = field(default_factory=list)
     params: dict[str, Any] = field(default_factory=dict)
+    session: ServerSession | None = None
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """All that was said here, the system message first."""
+        return [*([{"role": "system", "content": self.system}] if self.system else []), *self.turns]
 
     def request(self) -> dict[str, Any]:
         """Return the body that asks for the next answer."""
-        system = [{"role": "system", "content": self.system}] if self.system else []
         model = {"model": self.model} if self.model else {}
-        return {**self.params, **model, "messages": [*system, *self.turns]}
+        if self.session is None:
+            return {**self.params, **model, "messages": self.messages}
+        messages = self.session.news(self.system, self.turns)
+        return {**self.params, **model, "session_id": self.session.id, "messages": messages}
 
     def ask(self, text: str) -> None:
         """Add a question."""
@@ -70,7 +83,7 @@ class Conversation:
 
     def save(self, path: Path) -> None:
         """Write it to a file that only its owner can read. Raises :class:`ConversationError`."""
-        document = {"model": self.model, "params": self.params, "messages": self.request()["messages"]}
+        document = {"model": self.model, "params": self.params, "messages": self.messages}
         try:
             descriptor = os.open(path.expanduser(), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from localllm.cli.failure import CONFIG_ERROR, explain_failures
-from localllm.cli.options import ConfigOption, JsonOption, SetOption
+from localllm.cli.options import ConfigOption, JsonOption, ModelArgument, SetOption
 
 app = typer.Typer(help="Look at the models.", no_args_is_help=True)
 
@@ -33,7 +33,7 @@ def list_models(
 
 @app.command("show")
 def show_model(
-    name: Annotated[str, typer.Argument(metavar="MODEL", help="Id, alias or file name.")],
+    name: ModelArgument,
     as_json: JsonOption = False,
     config: ConfigOption = None,
     settings: SetOption = None,

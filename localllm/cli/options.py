@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Arguments and options that several commands share."""
 
 from __future__ import annotations
 
@@ -6,6 +6,21 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from localllm.cli.completion import complete_loaded_model, complete_model
+
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Id, alias or file name.", autocompletion=complete_model)
+]
+
+LoadedModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Id, alias or file name.", autocompletion=complete_loaded_model)
+]
+
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="Id or alias. Absent: the default model.", autocompletion=complete_model),
+]
 
 ConfigOption = Annotated[
     Path | None,

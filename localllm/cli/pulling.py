@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from localllm.cli.failure import CONFIG_ERROR, INTERRUPTED, RUNTIME_ERROR, explain_failures
-from localllm.cli.options import ConfigOption, JsonOption, SetOption
+from localllm.cli.options import ConfigOption, JsonOption, ModelArgument, SetOption
 
 if TYPE_CHECKING:
     from localllm.contract.fetch import PullResult
@@ -59,7 +59,7 @@ def pull_model(
 
 
 def remove_model(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Id, alias or file name.")],
+    model: ModelArgument,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
     as_json: JsonOption = False,
     config: ConfigOption = None,

@@ -9,9 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from localllm.cli.failure import explain_failures
-from localllm.cli.options import ConfigOption, JsonOption, SetOption, UrlOption
-
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Id, alias or file name.")]
+from localllm.cli.options import ConfigOption, JsonOption, LoadedModelArgument, ModelArgument, SetOption, UrlOption
 
 
 def load_model(
@@ -35,7 +33,7 @@ def load_model(
 
 
 def unload_model(
-    model: ModelArgument,
+    model: LoadedModelArgument,
     force: Annotated[bool, typer.Option("--force", help="Cut its running requests instead of waiting.")] = False,
     url: UrlOption = None,
     as_json: JsonOption = False,
@@ -65,7 +63,8 @@ def list_loaded(
         if as_json:
             print_json(found)
         elif found:
-            columns = ["MODEL", "KIND", "STATE", "RUNNING", "WAITING", "MEMORY", "LOADED FOR", "EXPIRES IN", "PID"]
+            columns = ["MODEL", "KIND", "STATE", "INSTANCES", "RUNNING", "WAITING"]
+            columns += ["MEMORY", "LOADED FOR", "EXPIRES IN", "PID"]
             print_table(columns, [_row(model) for model in found])
         else:
             typer.echo("no model is loaded; the first request to one loads it", err=True)
@@ -114,15 +113,17 @@ def _row(model: Mapping[str, Any]) -> list[str]:
     status = model.get("status") or {}
     memory = status.get("memory") or {}
     total = memory.get("total_bytes") if isinstance(memory, Mapping) else memory
-    pid = status.get("worker_pid")
+    instances = [one for one in status.get("instances", []) if one.get("loaded_for_seconds") is not None]
+    pids = [str(one["worker_pid"]) for one in instances if one.get("worker_pid") is not None]
     return [
         str(model.get("id")),
         str(model.get("type")),
         str(model.get("state")),
+        str(len(instances)),
         str(status.get("in_flight", 0)),
         str(status.get("waiting", 0)),
         format_bytes(total),
         format_seconds(status.get("loaded_for_seconds")),
         format_seconds(status.get("expires_in_seconds")),
-        "-" if pid is None else str(pid),
+        ", ".join(pids) or "-",
     ]

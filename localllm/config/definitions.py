@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from localllm.config.convert import read_section, section_fields, to_plain
+from localllm.config.convert import Report, read_section, section_fields, to_plain
 from localllm.config.errors import ConfigError, suggestion
+from localllm.config.foreign_keys import in_own_words
 from localllm.config.schema import Config, setting
 from localllm.contract.backend import BackendSpec
 from localllm.contract.generation import ChatPrompt
@@ -16,6 +17,7 @@ from localllm.contract.model import ModelDefinition, ModelKind, RequestRules
 
 MAX_ID_CHARACTERS = 200
 MAX_TAG_CHARACTERS = 64
+MAX_INSTANCES = 64
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -37,6 +39,20 @@ class DefinitionSection:
     )
     pinned: bool = setting(
         False, "Never unload it in favour of another model, nor for being idle unless it has a ttl_minutes."
+    )
+    min_instances: int = setting(
+        0,
+        "Keep so many workers of it loaded, from the start on: they go neither for being idle nor for another model, "
+        "and one that dies is replaced.",
+        minimum=0,
+        maximum=MAX_INSTANCES,
+    )
+    max_instances: int | None = setting(
+        None,
+        "Load as many workers of it when all others are busy with as many answers as they write at the same time, and "
+        "there is room. Absent: 1, or min_instances where that is more.",
+        minimum=1,
+        maximum=MAX_INSTANCES,
     )
     system_prompt: str | None = setting(
         None, "Instructions for chats whose messages hold none (of role system or developer)."
@@ -95,11 +111,13 @@ def _definition(
     path = f"models.define.{model_id}"
 
     def report(where: str, sentence: str) -> None:
-        problems.append(f"{label}{where}: {sentence}")
+        problems.append(f"{label}{written.get(where, where)}: {sentence}")
 
+    written: Mapping[str, str] = {}
     if fault := _fault_of_name(model_id):
         report(path, fault)
         return None
+    table, written = in_own_words(table, path, report)
     common = {key: value for key, value in table.items() if key in DefinitionSection.__dataclass_fields__}
     own = {key: value for key, value in table.items() if key not in common}
     section = read_section(DefinitionSection, common, path, base=base, report=report)
@@ -115,12 +133,7 @@ def _definition(
     settings = _own_settings(backend, sections.get(name), own, path, base, report)
     if settings is None:
         return None
-    for alias in section.aliases:
-        if fault := _fault_of_name(alias):
-            report(f"{path}.aliases", f"{alias!r}: {fault}")
-    for tag in section.tags:
-        if len(tag) > MAX_TAG_CHARACTERS or _fault_of_name(tag):
-            report(f"{path}.tags", f"{tag[:100]!r}: a tag has 1 to {MAX_TAG_CHARACTERS} printable characters")
+    _check_words(section, path, report)
     return ModelDefinition(
         id=model_id,
         backend=name,
@@ -139,7 +152,25 @@ def _definition(
         ),
         preload=tuple(ChatPrompt(_messages(beginning)) for beginning in section.preload),
         source=section.source,
+        min_instances=section.min_instances,
+        max_instances=_max_instances(section, path, report),
     )
+
+
+def _check_words(section: DefinitionSection, path: str, report: Report) -> None:
+    for alias in section.aliases:
+        if fault := _fault_of_name(alias):
+            report(f"{path}.aliases", f"{alias!r}: {fault}")
+    for tag in section.tags:
+        if len(tag) > MAX_TAG_CHARACTERS or _fault_of_name(tag):
+            report(f"{path}.tags", f"{tag[:100]!r}: a tag has 1 to {MAX_TAG_CHARACTERS} printable characters")
+
+
+def _max_instances(section: DefinitionSection, path: str, report: Report) -> int:
+    wanted = section.max_instances or max(1, section.min_instances)
+    if section.min_instances > wanted:
+        report(f"{path}.max_instances", f"must be at least min_instances ({section.min_instances}), not {wanted}")
+    return wanted
 
 
 def _messages(beginning: str | list[dict[str, Any]]) -> tuple[Mapping[str, Any], ...]:

@@ -12,7 +12,7 @@ import tomli_w
 
 from localllm.config.convert import describe_type, section_fields, to_plain
 from localllm.config.definitions import DefinitionSection
-from localllm.config.layers import FOREIGN_VARIABLES, OTHER_VARIABLES, PREFIX, SHORT_VARIABLES
+from localllm.config.layers import FOREIGN_VARIABLES, OF_LOCAL_CHAT, OTHER_VARIABLES, PREFIX, SHORT_VARIABLES
 from localllm.config.schema import SECTIONS, Config
 
 _WIDTH = 118
@@ -102,9 +102,9 @@ def manual_tables(plugins: Mapping[str, type]) -> str:
     parts += [_row(key) for key in _section_keys("models.define.NAME", DefinitionSection)]
     parts += ["", "### Other environment variables", "", "| variable | meaning |", "|---|---|"]
     parts += [f"| `{name}` | Short for `{path}`. |" for name, path in SHORT_VARIABLES.items()]
-    parts += [
-        f"| `{name}` | The name that gguf-openai-api gave to `{path}`. |" for name, path in FOREIGN_VARIABLES.items()
-    ]
+    for name, path in FOREIGN_VARIABLES.items():
+        program = "Local Chat Completion API" if name in OF_LOCAL_CHAT else "gguf-openai-api"
+        parts.append(f"| `{name}` | The name that {program} gave to `{path}`. |")
     parts += [f"| `{name}` | {meaning} |" for name, meaning in OTHER_VARIABLES.items()]
     return "\n".join(parts).strip() + "\n"
 

@@ -29,6 +29,8 @@ OTHER_VARIABLES = {
 SHORT_VARIABLES = {"LOCALLLM_API_KEYS": "server.api_keys"}
 
 FOREIGN_VARIABLES = {
+    "API_KEY": "server.api_keys",
+    "DEFAULT_MODEL": "models.default",
     "GGUF_MODELS_DIR": "models.directory",
     "LLAMA_LOG_LEVEL": "log.level",
     "LLAMA_N_BATCH": "plugin.llama_cpp.n_batch",
@@ -36,8 +38,11 @@ FOREIGN_VARIABLES = {
     "LLAMA_N_GPU_LAYERS": "plugin.llama_cpp.n_gpu_layers",
     "LLAMA_N_THREADS": "plugin.llama_cpp.threads",
 }
-"""Variables of gguf-openai-api, so that its environment files go on working: they count over the file, and our own
-variables over them. An empty one is as good as none."""
+"""Variables of gguf-openai-api and of Local Chat Completion API, so that their environment files go on working: they
+count over the file, and our own variables over them. An empty one is as good as none."""
+
+OF_LOCAL_CHAT = frozenset({"API_KEY", "DEFAULT_MODEL"})
+"""Those of the latter."""
 
 _REFERENCE = re.compile(
     r"\$(\$\{)|\$\{env:(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}|(?P<bad>\$\{env:)"
@@ -165,7 +170,8 @@ def _add_foreign(layers: Layers, environ: Mapping[str, str], problems: list[str]
         if path.startswith("plugin."):
             layers.plugin_variables[name] = environ[name]
         else:
-            _put(layers, path.split("."), Text(environ[name]), Origin(OriginKind.ENVIRONMENT, name), problems)
+            value = [environ[name]] if name == "API_KEY" else Text(environ[name])  # one key, commas and all
+            _put(layers, path.split("."), value, Origin(OriginKind.ENVIRONMENT, name), problems)
 
 
 def _add_environment(layers: Layers, environ: Mapping[str, str], problems: list[str]) -> None:
@@ -217,7 +223,7 @@ def _parse_key(key: str) -> list[str] | None:
     return path
 
 
-def _put(layers: Layers, path: Sequence[str], value: Text, origin: Origin, problems: list[str]) -> None:
+def _put(layers: Layers, path: Sequence[str], value: Text | list[str], origin: Origin, problems: list[str]) -> None:
     dotted = ".".join(path)
     table = layers.table
     for name in path[:-1]:

@@ -44,6 +44,12 @@ class ServerSection:
     )
     cors_origins: list[str] = setting([], "Origins of web pages that may call this server; '*' for any.")
     max_body_bytes: int = setting(8 * 1024 * 1024, "Largest request body, unless a route says otherwise.", minimum=1024)
+    docs: bool = setting(
+        True, "Describe all endpoints at /openapi.json, with a page to try them at /docs; neither needs an API key."
+    )
+    session_store: str = setting(
+        "", "Where conversations are kept, of the stores that plugins bring ('sqlite'); empty: in the first of them."
+    )
     body_timeout_seconds: float = setting(30.0, "Time that a client has to send its whole body.", minimum=0.1)
     send_timeout_seconds: float = setting(
         30.0, "Time that a client may leave a stream unread before it is dropped.", minimum=0.1

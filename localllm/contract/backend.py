@@ -19,8 +19,9 @@ class LoadRequest:
     """What a factory in the worker gets: the model's file, its settings (plain JSON) and how to load it.
 
     ``safe_mode`` is set after the self-test killed an earlier worker: leave out whatever the build may have
-    miscompiled (for llama.cpp: AMX and repacked buffers). ``preload`` is the worker's own business: beginnings of
-    conversations that it has evaluated before anybody asks.
+    miscompiled (for llama.cpp: AMX and repacked buffers). ``preload`` and ``state_dir`` are the worker's own business:
+    beginnings of conversations that it has evaluated before anybody asks, and the server's folder for what outlives it,
+    where conversations are kept from one worker to the next (None: nowhere).
     """
 
     model_id: str
@@ -29,6 +30,7 @@ class LoadRequest:
     settings: Mapping[str, Any] = field(default_factory=dict)
     safe_mode: bool = False
     preload: tuple[ChatPrompt, ...] = ()
+    state_dir: str | None = None
 
 
 class LoadedModel(Protocol):
@@ -146,7 +148,7 @@ class BackendSpec:
     settings: type | None = None
     build_id: Callable[[], str] | None = None  # names the native build without importing it
     refuses: Callable[[ModelSpec, Mode], str | None] | None = None  # why a model can't be loaded so, without loading it
-    estimate: Callable[[ModelSpec, Mode], MemoryUse | None] | None = None  # fast, no I/O, without importing the engine
+    estimate: Callable[[ModelSpec, Mode], MemoryUse | None] | None = None  # fast: reads no file, imports no engine
     examine: str | None = None  # "package.module:function", an Examiner
     rebuild_command: str | None = None  # what to run when the native build proves to be miscompiled
 

@@ -10,6 +10,8 @@ from localllm.contract.chat_format import RenderedPrompt
 from localllm.contract.generation import ChatPrompt, Constraint, SamplingParams
 
 KvLayout = Literal["unified", "streams"]
+State = bytes | bytearray | memoryview
+"""What a sequence of the KV cache holds, taken out of it: the decoder's own format, which nobody else reads."""
 
 
 class SequenceKey(NamedTuple):
@@ -17,6 +19,29 @@ class SequenceKey(NamedTuple):
 
     request_id: str
     choice: int
+
+
+@dataclass(frozen=True, slots=True)
+class StateSaving:
+    """How much of what falls out of the KV cache may be kept elsewhere, by a :class:`SavingDecoder`.
+
+    The state of n tokens takes ``bytes_per_sequence + n * bytes_per_token``. All that is kept in memory takes no more
+    than ``ram_bytes``, and all files together, those of other models too, no more than ``disk_bytes`` (0: none are
+    written). Fewer than ``worthwhile_tokens`` are evaluated about as fast as they are put back. ``identity`` names
+    everything that a state depends on beside its tokens and its group: the model's file, the settings that change what
+    is computed, the build. States of another identity are never looked at.
+    """
+
+    ram_bytes: int
+    bytes_per_token: int
+    bytes_per_sequence: int = 0
+    disk_bytes: int = 0
+    worthwhile_tokens: int = 32
+    identity: str = ""
+
+    def n_bytes(self, n_tokens: int) -> int:
+        """Return the size of a state."""
+        return self.bytes_per_sequence + n_tokens * self.bytes_per_token
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +65,7 @@ class Capabilities:
     n_outputs_max: int = 256  # rows with logits in one plan, at most
     step_seconds: float = 0.2  # while answers are written, a step takes only as much of a prompt as keeps it this short
     can_score: bool = False  # the decoder is a :class:`ScoringDecoder`, so that plans may have ``targets``
+    saving: StateSaving | None = None  # given where the decoder is a :class:`SavingDecoder`
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +200,29 @@ class ScoringDecoder(Decoder, Protocol):
         """Return, by sequence id, what each target of the plan that was just collected was worth, in order.
 
         Called after ``collect``, and only for plans with targets. Values come from the raw logits, before any bias.
+        """
+        ...
+
+
+class SavingDecoder(Decoder, Protocol):
+    """A decoder that takes what a sequence holds out of its memory and puts it back (``Capabilities.saving``).
+
+    Both are called between ``collect`` and ``submit``.
+    """
+
+    def save(self, seq: int) -> State | None:
+        """Return what ``seq`` holds; None where that can't be had, for want of memory for instance.
+
+        Never asked for a sequence that was the target of a ``Copy`` after the last plan with slices: some engines copy
+        only when they next compute.
+        """
+        ...
+
+    def restore(self, seq: int, state: State, n_tokens: int) -> bool:
+        """Make empty ``seq`` hold what was saved, which is ``n_tokens`` positions; False, and ``seq`` empty, if not.
+
+        ``seq`` is neither source nor target of a ``Copy`` after the last plan with slices. States that come from disk
+        were saved under the same ``StateSaving.identity``, perhaps by another process, and are what was saved then.
         """
         ...
 

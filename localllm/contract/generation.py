@@ -133,7 +133,8 @@ class GenerateRequest:
     ``owner`` names who may share cached prefixes with whom (the API key's fingerprint, or "" for everybody).
     ``prompt_logprobs`` k asks for the log-probability of each prompt token, given those before it, and of the k most
     likely ones; ``sampling.max_tokens`` may then be 0. ``adapters`` are those of the model's adapters that count, and
-    no others do; None: the usual ones.
+    no others do; None: the usual ones. ``keep`` says that the conversation will go on, so that what was evaluated is
+    worth keeping for long, in other memory and on disk too.
     """
 
     prompt: Prompt
@@ -142,6 +143,7 @@ class GenerateRequest:
     cache_prompt: bool = True
     prompt_logprobs: int | None = None
     adapters: tuple[AdapterScale, ...] | None = None
+    keep: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,11 +173,13 @@ class TokenLogprob:
 class Started:
     """The prompt was rendered, tokenised and queued. Sent once, before any chunk.
 
-    ``warnings`` are sentences for the caller: what a request that is not strict asked for and can't get.
+    ``warnings`` are sentences for the caller: what a request that is not strict asked for and can't get. ``fields`` are
+    what interceptors add to the response; the server puts them in.
     """
 
     prompt_tokens: int
     warnings: tuple[str, ...] = ()
+    fields: Mapping[str, Any] = field(default_factory=dict, metadata={"sent": False})
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +224,8 @@ class Chunk:
 class CallDelta:
     """A piece of one tool call. ``index`` counts the calls of a choice from 0.
 
-    The first piece of a call has its ``name``, the others None; their ``arguments`` joined are one JSON object.
+    The first piece of a call has its ``name``, the others None; their ``arguments`` joined are one JSON object. The
+    first piece also has the call's ``id``, which the server puts in.
     """
 
     choice: int
@@ -229,6 +234,7 @@ class CallDelta:
     arguments: str = ""
     tokens: int = 0
     logprobs: tuple[TokenLogprob, ...] = ()
+    id: str = field(default="", metadata={"sent": False})
 
 
 @dataclass(frozen=True, slots=True)

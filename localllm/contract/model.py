@@ -82,6 +82,8 @@ class ModelSpec:
     ``path`` is absolute. ``meta`` is shown in ``GET /v1/models`` as it is. ``ttl_seconds`` is how long it stays loaded
     unused (0: for ever; None: as ``models.idle_unload_minutes`` says, or for ever where it is ``pinned``); a ``pinned``
     one is never let go for another. ``preload`` are beginnings of conversations to be evaluated before anybody asks.
+    ``min_instances`` workers always stay loaded to do what the model is made for; as many as ``max_instances`` are
+    loaded, per mode, while there is more to do than one can do at a time.
     """
 
     id: str
@@ -97,6 +99,8 @@ class ModelSpec:
     pinned: bool = False
     rules: RequestRules = RequestRules()
     preload: tuple[ChatPrompt, ...] = ()
+    min_instances: int = 0
+    max_instances: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +125,8 @@ class ModelDefinition:
     rules: RequestRules = RequestRules()
     preload: tuple[ChatPrompt, ...] = ()
     source: str | None = None
+    min_instances: int = 0
+    max_instances: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +135,8 @@ class ModelInfo:
 
     ``context_length`` is what one request may use, prompt and answer together, in tokens; of a model that pools, what
     one text may have.
-    ``adapters`` are the names of those that requests may name, in order, each with its usual scale.
+    ``adapters`` are the names of those that requests may name, in order, each with its usual scale. ``parallel`` is how
+    many answers are written, or texts pooled, at the same time.
     ``notes`` are sentences for the log (for instance that the context was shrunk to fit the memory).
     """
 
@@ -144,3 +151,4 @@ class ModelInfo:
     pooling: PoolingInfo | None = None  # set when it was loaded to pool
     memory: MemoryUse | None = None  # as measured; None where the engine can't tell
     adapters: tuple[tuple[str, float], ...] = ()
+    parallel: int = 1

@@ -51,14 +51,18 @@ class Admission:
         """Whether a sibling's sequence can be copied once it holds the prompt, rather than evaluating that again."""
         return self._can_copy and choice.is_fresh and len(choice.request.prompt) > self._copy_cost
 
+    def limit(self, choice: Choice) -> int:
+        """Return how many of a choice's tokens need not be evaluated where others have them."""
+        if choice.scores:
+            return choice.request.n_scored  # all that are to be scored must be
+        return len(choice.tokens) - 1  # one must be, for its logits
+
     def decide(self, choice: Choice) -> Decision:
         """Return the start that saves most tokens, net of what it costs. Deterministic; changes nothing."""
         best, best_saved = Decision(Start.FRESH), 0
         saved_elsewhere = 0
         coming: Decision | None = None
-        limit = len(choice.tokens) - 1  # one token must be evaluated for its logits
-        if choice.scores:
-            limit = choice.request.n_scored  # and so must all that are to be scored
+        limit = self.limit(choice)
         for match, resident in self._residents.matches(choice.request.scope, choice.tokens, limit):
             is_coming = match > resident.evaluated
             if is_coming and coming is None and self._can_copy:
@@ -126,6 +130,8 @@ class Admission:
         if source is None:
             self._residents.seat(choice, evaluated=0)
         elif decision.start is Start.CLAIM:
+            if length < source.evaluated and source.prompt_length - length > DEAD_TAIL_TOKENS:
+                self._residents.save(source)  # another conversation, that loses its tail by this
             self._residents.claim(source, choice, length)
         else:
             if length == source.evaluated:

@@ -229,6 +229,8 @@ class Memory:
         self.joins_neighbours = capabilities.layout == "streams" and capabilities.can_copy
         self._free_ids = list(range(capabilities.n_seq_max))
         self._ops: list[Op] = []
+        self._sources: set[int] = set()  # of copies that may not have been done yet
+        self._targets: set[int] = set()
 
     @property
     def n_free_ids(self) -> int:
@@ -248,6 +250,23 @@ class Memory:
     def is_free(self, seq: int) -> bool:
         """Whether a sequence id holds nothing."""
         return seq in self._free_ids
+
+    def settled_free_id(self) -> int | None:
+        """Return a free id that no copy is about to read or write, the lowest one, if there is any."""
+        return min((seq for seq in self._free_ids if self.is_settled(seq)), default=None)
+
+    def is_settled(self, seq: int) -> bool:
+        """Whether no copy is about to read or write a sequence: some engines copy only when they next compute."""
+        return seq not in self._sources and seq not in self._targets
+
+    def is_copied(self, seq: int) -> bool:
+        """Whether what a sequence holds is there, and not still to be copied from another one."""
+        return seq not in self._targets
+
+    def settle(self) -> None:
+        """Book that a plan with slices takes along all operations so far: what is copied is there after it."""
+        self._sources.clear()
+        self._targets.clear()
 
     def take_id(self, seq: int | None = None) -> int:
         """Take a free sequence id, the lowest one by default, and return it."""
@@ -273,6 +292,8 @@ class Memory:
     def copy(self, source: int, target: int, length: int) -> None:
         """Make empty ``target`` hold the first ``length`` (> 0) positions of ``source``."""
         self._ops.append(Copy(source, target, length))
+        self._sources.add(source)
+        self._targets.add(target)
         self.cells.copy(source, target, length)
 
     def take_ops(self) -> tuple[Op, ...]:

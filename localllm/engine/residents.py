@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from localllm.engine.budget import Memory
 from localllm.engine.radix import RadixTree
+from localllm.engine.saved import SavedPrefixes
 from localllm.engine.sequence import Choice, Resident, Scope
 
 
@@ -18,10 +19,13 @@ class Residents:
 
     A running sequence is found by all tokens that it was admitted with, evaluated or not yet; what it draws is added
     when it becomes idle.
+
+    What is evicted of conversations that go on is booked in ``saved`` before.
     """
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: Memory, saved: SavedPrefixes) -> None:
         self._memory = memory
+        self._saved = saved
         self._by_seq: dict[int, Resident] = {}
         self._idle: dict[int, Resident] = {}  # least recently used first
         self._trees: dict[Scope, RadixTree] = {}  # a sequence is in that of its scope, and may be in the public one
@@ -56,8 +60,26 @@ class Residents:
         victim = self.oldest_idle()
         if victim is None:
             return False
+        self.save(victim)
         self.release(victim)
         return True
+
+    def save(self, resident: Resident) -> None:
+        """Have an idle resident saved as it is, if its conversation goes on.
+
+        One that was copied just now is not: what it holds may not be there yet.
+        """
+        if resident.goes_on and self._memory.is_copied(resident.seq):
+            self._saved.keep(resident)
+
+    def adopt(self, resident: Resident) -> None:
+        """Take in what was put back into a sequence, as the most recently used cached prefix."""
+        self._by_seq[resident.seq] = resident
+        self.park(resident)
+
+    def idle(self) -> list[Resident]:
+        """Return the cached sequences, most recently used first."""
+        return list(reversed(self._idle.values()))
 
     def seat(self, choice: Choice, evaluated: int) -> Resident:
         """Give ``choice`` an empty sequence id, evicting for it if need be.
@@ -113,6 +135,7 @@ class Residents:
         resident.prompt_length = len(choice.request.prompt)
         resident.evaluated = evaluated
         resident.idle = False
+        resident.goes_on = choice.request.goes_on
         choice.resident = resident
         choice.caught_up = False
         self._file(resident, len(choice.tokens))

@@ -12,15 +12,14 @@ from localllm.engine.admission import Admission, Start
 from localllm.engine.budget import Memory
 from localllm.engine.pacing import share_budget
 from localllm.engine.residents import Residents
-from localllm.engine.sequence import Choice, Request, Scope
+from localllm.engine.restoring import Restore, Restorer
+from localllm.engine.saved import SavedPrefixes
+from localllm.engine.scored_rows import limit_rows
+from localllm.engine.sequence import Choice, Request, Resident, Scope
 from localllm.engine.step import Part, Step
 from localllm.engine.turns import Turns
 
 _by_serial = attrgetter("serial")
-
-MAX_SCORED_ROWS = 64
-"""Positions of prompts that are scored in one step, at most: each has a row of logits, as wide as the vocabulary, and
-the engine keeps memory for as many rows as ever were asked for at once."""
 
 
 @dataclass(slots=True)
@@ -36,8 +35,9 @@ class _Entrance:
 class Scheduler:
     """Who runs, who waits, and what each step evaluates.
 
-    Calls go in rounds: ``add`` and ``cancel`` as often as wanted, ``schedule``, ``commit`` of what it returned; all
-    from one thread. Each choice is waiting, running or done::
+    Calls go in rounds: ``add`` and ``cancel`` as often as wanted, ``restore`` and ``commit_restore`` of what it
+    returned (nothing, most often), ``schedule``, ``commit`` of what it returned; all from one thread. Each choice is
+    waiting, running or done::
 
         add -> WAITING -> (admitted, or forked off a sibling's prefill) -> RUNNING -> done
                   ^                                                           |
@@ -48,9 +48,11 @@ class Scheduler:
     """
 
     def __init__(self, capabilities: Capabilities) -> None:
+        self.saved = SavedPrefixes(capabilities)
         self._memory = Memory(capabilities)
-        self._residents = Residents(self._memory)
+        self._residents = Residents(self._memory, self.saved)
         self._admission = Admission(capabilities, self._memory, self._residents)
+        self._restorer = Restorer(self._memory, self._residents, self.saved, self._admission)
         self._n_batch = capabilities.n_batch
         self._can_truncate = capabilities.can_truncate
         # All running choices may decode in the same step: one sequence, one token and one row each.
@@ -86,19 +88,21 @@ class Scheduler:
         n_top: int | None = None,
         is_public: bool = False,
         group: str = "",
+        goes_on: bool = False,
     ) -> None:
         """Queue ``n`` answers to a prompt of 1 .. ``context_length - 1`` tokens.
 
         With ``keep`` unset it neither uses cached prefixes nor leaves any. With ``n_top`` given all prompt tokens but
         the first are targets of one slice each, in order; so that it uses no cached prefix, but leaves one. Where it
         ``is_public``, its prompt (and nothing that is drawn) is from now on a prefix that all owners share. Requests
-        of different ``group`` share neither steps nor prefixes.
+        of different ``group`` share neither steps nor prefixes. What is evaluated of a conversation that ``goes_on`` is
+        saved when it has to go.
         """
         scope = Scope("owner", owner, group) if keep else Scope("request", request_id, group)
         if is_public:
             scope = scope.public
             self._residents.publish(list(prompt))
-        request = Request(request_id, list(prompt), scope, n_top=n_top)
+        request = Request(request_id, list(prompt), scope, n_top=n_top, goes_on=goes_on and scope.kind == "owner")
         for index in range(n):
             choice = Choice(SequenceKey(request_id, index), request, self._n_added, request.prompt)
             self._n_added += 1
@@ -116,6 +120,25 @@ class Scheduler:
             if not choice.done:
                 self._finish(choice)
 
+    def restore(self) -> Restore | None:
+        """Return what is to be put back into the cache before the next step, if anything; to be committed before it."""
+        n_places = self._parallel - len(self._running)
+        if n_places <= 0 or self._is_full:
+            return None
+        return self._restorer.plan(self._waiting[:n_places], self._running)
+
+    def commit_restore(self, restore: Restore, *, done: bool) -> None:
+        """Book whether something could be put back."""
+        self._restorer.commit(restore, done=done)
+
+    def worth_keeping(self) -> list[Resident]:
+        """Return the idle sequences of conversations that go on, most recently used first: between steps only."""
+        return [
+            one
+            for one in self._residents.idle()
+            if one.goes_on and one.evaluated >= self.saved.worthwhile_tokens and self._memory.is_copied(one.seq)
+        ]
+
     def schedule(self, prefill_budget: int) -> Step:
         """Return what to evaluate next: decodes first, then prompts, oldest first, up to ``prefill_budget`` tokens.
 
@@ -129,11 +152,14 @@ class Scheduler:
                 self._residents.seat(fork, evaluated=0)
                 self._enter(fork)
         slices = tuple([self._slice(part) for part in parts])
+        if slices:
+            self._memory.settle()
         return Step(
             plan=Plan(self._memory.take_ops(), slices, group),
             parts=tuple(parts),
             prefill_tokens=sum(part.n_tokens for part in parts if not part.choice.caught_up),
             admitted=tuple(entrance.admitted),
+            saves=self.saved.take_saves(),
         )
 
     def commit(self, step: Step, drawn: Mapping[SequenceKey, Sequence[int]]) -> None:
@@ -270,25 +296,12 @@ class Scheduler:
                 n_pending = stops.get(resident.seq, len(choice.tokens)) - resident.evaluated
                 prefilling.append(len(wanted))
             wanted.append((choice, is_urgent, n_pending))
-        self._limit_rows(wanted)
+        limit_rows(wanted, self._n_outputs_max)
         if prefilling:
             parts = share_budget(max(0, min(budget, self._n_batch - n_urgent)), [wanted[i][2] for i in prefilling])
             for index, n_tokens in zip(prefilling, parts, strict=True):
                 wanted[index] = (wanted[index][0], False, n_tokens)
         return wanted
-
-    def _limit_rows(self, wanted: list[tuple[Choice, bool, int]]) -> None:
-        """Cut what is scored to the rows that one step may have; all others that run may need one for a draw."""
-        scoring = [index for index, (choice, _, _) in enumerate(wanted) if choice.scores]
-        if not scoring:
-            return
-        rows = min(MAX_SCORED_ROWS, self._n_outputs_max - len(wanted) + len(scoring))
-        shares = share_budget(rows, [wanted[index][2] for index in scoring])
-        for index, n_rows in zip(scoring, shares, strict=True):
-            choice, is_urgent, n_wanted = wanted[index]
-            # What was scored before it was preempted has no rows again.
-            n_again = choice.request.n_scored - choice.sequence.evaluated
-            wanted[index] = (choice, is_urgent, min(n_wanted, n_again if n_again > 0 else n_rows))
 
     def _make_room(self, choice: Choice, n_tokens: int) -> int:
         """Return for how many of ``n_tokens`` there are cells: all if evicting idle sequences can help.
@@ -315,6 +328,7 @@ class Scheduler:
 
     def check(self) -> None:
         """Assert the invariants. Between ``commit`` and ``schedule`` only; meant for tests, and for an idle engine."""
+        self.saved.check()
         self._residents.check([choice.sequence for choice in self._running])
         assert len(self._running) <= self._parallel
         assert [c.serial for c in self._running] == sorted(c.serial for c in self._running)

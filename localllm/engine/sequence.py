@@ -28,7 +28,8 @@ class Scope(NamedTuple):
 class Resident:
     """One sequence id in use. It holds the first ``evaluated`` of ``tokens`` (between ``commit`` and ``schedule``).
 
-    A busy one belongs to a running choice, whose token list this is; an idle one is a cached prefix.
+    A busy one belongs to a running choice, whose token list this is; an idle one is a cached prefix. Where the
+    conversation ``goes_on``, what it holds is saved before it goes.
     """
 
     seq: int
@@ -37,6 +38,7 @@ class Resident:
     prompt_length: int
     evaluated: int
     idle: bool = False
+    goes_on: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -78,6 +80,7 @@ class Request:
 
     Where the prompt is scored, its first choice does that before any draws. ``n_top`` is how many alternatives are
     wanted then (None: it is not), ``n_scored`` how many positions have given the probability of the token after them.
+    ``goes_on`` says that the conversation does, ``was_restored`` that something was put back into the cache for it.
     """
 
     request_id: str
@@ -87,6 +90,8 @@ class Request:
     cached_tokens: int | None = None
     n_top: int | None = None
     n_scored: int = 0
+    goes_on: bool = False
+    was_restored: bool = False
 
     @property
     def is_scoring(self) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from localllm.contract.decoder import Plan
+from localllm.engine.saved import Save
 from localllm.engine.sequence import Choice, Request
 
 
@@ -19,9 +20,13 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A plan for the decoder, with what ``commit`` needs to book it. ``parts`` runs parallel to ``plan.slices``."""
+    """A plan for the decoder, with what ``commit`` needs to book it. ``parts`` runs parallel to ``plan.slices``.
+
+    ``saves`` come before the plan, whose operations change what they save.
+    """
 
     plan: Plan
     parts: tuple[Part, ...]
     prefill_tokens: int  # tokens of prompts and of preempted answers, not those of running answers
     admitted: tuple[Request, ...]  # requests whose first choice begins with this step
+    saves: tuple[Save, ...] = ()

@@ -12,6 +12,7 @@ from localllm.contract.errors import ContextLengthExceededError, InvalidRequestE
 from localllm.contract.generation import ChoiceFinished, Finished, SamplingParams, Started, Timings, Usage
 from localllm.contract.wire import WorkerEvent
 from localllm.engine.answer import Answer, AnswerRules
+from localllm.engine.keeping import StateFiles, StateKeeper
 from localllm.engine.pacing import PrefillPacer
 from localllm.engine.prompt_scores import first_prompt_token, scored_prompt_tokens
 from localllm.engine.read_answer import ReadAnswer
@@ -29,7 +30,8 @@ class PreparedRequest:
 
     ``owner`` names who shares cached prefixes with whom; with ``cache_prompt`` unset none are used and none are left.
     With ``prompt_logprobs`` given the whole prompt is evaluated, and only that where ``sampling.max_tokens`` is 0.
-    ``reply`` says what its answers may hold beside content; they are told apart then.
+    ``reply`` says what its answers may hold beside content; they are told apart then. Where the conversation
+    ``goes_on``, what was evaluated is saved when it has to leave the KV cache.
     """
 
     request_id: str
@@ -42,6 +44,7 @@ class PreparedRequest:
     warnings: tuple[str, ...] = ()  # for ``Started``
     group: str = ""  # of the adapters that it is computed with
     reply: ReplyRules = _PLAIN
+    goes_on: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +96,24 @@ class StepLoop:
     where the request's ``reply`` has markers to look for are there chunks of thoughts, and calls.
     ``Usage.completion_tokens`` counts the tokens of the answers, those that close a thought which has spent its budget
     included, without those that mean "end" and those behind a stop string.
+
+    ``files`` are where a decoder that can save (``Capabilities.saving``) keeps conversations beyond the process.
     """
 
-    def __init__(self, decoder: Decoder, tokenizer: Tokenizer, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        tokenizer: Tokenizer,
+        clock: Callable[[], float],
+        files: StateFiles | None = None,
+    ) -> None:
         capabilities = decoder.capabilities
         self._decoder = decoder
         self._tokenizer = tokenizer
         self._clock = clock
         self._context_length = capabilities.context_length
         self._scheduler = Scheduler(capabilities)
+        self._keeper = StateKeeper(decoder, self._scheduler, files) if capabilities.saving is not None else None
         self._pacer = PrefillPacer(capabilities.n_batch, capabilities.step_seconds)
         self._generations: dict[str, _Generation] = {}
         self._outbox: list[tuple[str, WorkerEvent]] = []
@@ -143,6 +155,7 @@ class StepLoop:
             keep=request.cache_prompt,
             n_top=n_top,
             group=request.group,
+            goes_on=request.goes_on,
         )
         self._outbox.append((request.request_id, Started(n_prompt, request.warnings)))
         if n_top is not None:
@@ -191,15 +204,26 @@ class StepLoop:
         if not self._scheduler.has_work:
             return StepResult(self.take_events(), 0)
         began_at = self._clock()
+        if self._keeper is not None:
+            self._keeper.restore()
         step = self._scheduler.schedule(self._pacer.budget(decoding=self._scheduler.is_decoding))
         for admitted in step.admitted:
             generation = self._generations[admitted.request_id]
             generation.admitted_at = began_at
             generation.cached_tokens = admitted.cached_tokens or 0
+        if self._keeper is not None:
+            self._keeper.save(step.saves)
         self._decoder.submit(step.plan)
         continuing = self._collect(step, began_at)
         self._scheduler.commit(step, continuing)
         return StepResult(self.take_events(), step.prefill_tokens)
+
+    def leave(self, is_late: Callable[[], bool]) -> None:
+        """Give up all requests, and file what is worth keeping of their conversations until ``is_late`` says so."""
+        for request_id in list(self._generations):
+            self.cancel(request_id)
+        if self._keeper is not None:
+            self._keeper.file(is_late)
 
     def take_events(self) -> tuple[tuple[str, WorkerEvent], ...]:
         """Return what happened since the last call or step: a worker may send ``Started`` before a step blocks."""

@@ -48,13 +48,14 @@ _LAST_EVENTS = frozenset({Finished, PoolFinished, TextResult})
 class ClientLimits:
     """``max_queue`` is in requests, running and waiting; ``stream_bytes`` is what the reader of a text may be behind.
 
-    ``stop_seconds`` is what a worker gets to leave by itself before it is made to.
+    ``stop_seconds`` is what a worker gets to leave by itself before it is made to: to write down its conversations
+    too (``worker/runtime.py`` bounds that; a worker that hangs leaves sooner).
     """
 
     max_queue: int = 256
     hang_timeout_seconds: float = 300.0
     stream_bytes: int = STREAM_BYTES
-    stop_seconds: float = 5.0
+    stop_seconds: float = 20.0
 
 
 @dataclass(slots=True, eq=False)

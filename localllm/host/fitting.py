@@ -14,10 +14,13 @@ from localllm.contract.model import ModelSpec
 MEMORY_REASON = "memory"
 """``detail["reason"]`` of a load error that says that memory was short. ``detail["device"]`` "cpu": not the GPU's."""
 
+PLANNED_LAYERS = "gpu_layers"
+"""In the same detail: how many layers, the output layer counted, were to go onto GPUs."""
+
 _MEMORY_WORDS = re.compile(
     r"bad_alloc|MemoryError|out of memory|(failed|unable) to allocate|cannot allocate memory", re.IGNORECASE
 )
-_ALL_LAYERS = frozenset({-1, "auto"})
+_ALL_LAYERS = -1
 
 _logger = logging.getLogger("localllm.host")
 
@@ -36,18 +39,29 @@ def lacks_memory(error: LocalLLMError) -> bool:
     return isinstance(error, ModelLoadError) and "reason" not in error.detail and says_memory(error.message)
 
 
-def with_fewer_gpu_layers(spec: ModelSpec) -> ModelSpec | None:
-    """Return ``spec`` with half of its layers on the GPU, or none where their number is unknown.
+def with_fewer_gpu_layers(spec: ModelSpec, failure: LocalLLMError) -> ModelSpec | None:
+    """Return ``spec`` with half of the layers on the GPU that the load which failed had there.
 
-    None when it has no such setting, or none there already.
+    A worker that died could not say how many "auto" was: none then, for any other number may be more than it had.
+    None when the engine has no such setting, or had none there already.
     """
-    wanted = spec.settings.get("n_gpu_layers", 0)
-    if wanted in _ALL_LAYERS:
-        n_layer = spec.meta.get("n_layer")
-        wanted = n_layer + 1 if isinstance(n_layer, int) else 1  # the output layer counts as one
-    if not isinstance(wanted, int) or wanted <= 0:
+    planned = failure.detail.get(PLANNED_LAYERS)
+    if not isinstance(planned, int):
+        planned = _wanted_layers(spec)
+    if "n_gpu_layers" not in spec.settings or planned <= 0 or failure.detail.get("device") == "cpu":
         return None
-    return replace(spec, settings={**spec.settings, "n_gpu_layers": wanted // 2})
+    return replace(spec, settings={**spec.settings, "n_gpu_layers": planned // 2})
+
+
+def _wanted_layers(spec: ModelSpec) -> int:
+    """Return how many layers the settings put onto the GPU; 1, of which half is none, where they don't tell."""
+    wanted, n_layer = spec.settings.get("n_gpu_layers"), spec.meta.get("n_layer")
+    if wanted == "auto" or not isinstance(wanted, int):
+        return 1
+    if not isinstance(n_layer, int):
+        return 1 if wanted == _ALL_LAYERS else wanted
+    layers = n_layer + 1  # the output layer counts as one
+    return layers if wanted == _ALL_LAYERS else min(wanted, layers)
 
 
 async def load_fitting(
@@ -57,25 +71,24 @@ async def load_fitting(
 
     ``let_idle_go`` returns whether any model was let go. Raises what the last try raised.
     """
-    try:
-        return await load(spec)
-    except LocalLLMError as error:
-        if not lacks_memory(error):
-            raise
-        failure = error
-    if await let_idle_go():
-        _logger.warning("%s lacked memory; idle models were let go, and it is tried again", spec.id)
+    attempt, neighbours_asked = spec, False
+    while True:
         try:
-            return await load(spec)
+            return await load(attempt)
         except LocalLLMError as error:
-            if not lacks_memory(error):
+            if not lacks_memory(error) or attempt is not spec:
                 raise
             failure = error
-    smaller = None if failure.detail.get("device") == "cpu" else with_fewer_gpu_layers(spec)
-    if smaller is None:
-        raise failure
-    n_layers = smaller.settings["n_gpu_layers"]
-    _logger.warning(
-        "%s lacked memory; it is tried again with n_gpu_layers = %d, slower than it could be", spec.id, n_layers
-    )
-    return await load(smaller)
+        if not neighbours_asked:
+            neighbours_asked = True
+            if await let_idle_go():
+                _logger.warning("%s lacked memory; idle models were let go, and it is tried again", spec.id)
+                continue
+        smaller = with_fewer_gpu_layers(spec, failure)
+        if smaller is None:
+            raise failure
+        n_layers = smaller.settings["n_gpu_layers"]
+        _logger.warning(
+            "%s lacked memory; it is tried again with n_gpu_layers = %d, slower than it could be", spec.id, n_layers
+        )
+        attempt = smaller

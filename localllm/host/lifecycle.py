@@ -1,4 +1,4 @@
-"""The life of one model in one mode: loaded once however many wait, counted while used, let go when nobody does."""
+"""The life of one instance of a model: loaded once however many wait, counted while used, let go when nobody does."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from collections.abc import Awaitable, Callable
 
 from localllm.contract.backend import ModelClient
 from localllm.contract.errors import LocalLLMError, ModelLoadError
-from localllm.contract.events import ModelLoaded, ModelUnloaded, WorkerDied
-from localllm.contract.model import Mode, ModelSpec
-from localllm.host import refusals
-from localllm.host.client import WorkerClient
+from localllm.contract.model import ModelSpec
+from localllm.host import refusals, reports
+from localllm.host.instances import Instance
 from localllm.host.loader import Loaded, close_client, load_key
 from localllm.host.process import WorkerExit
-from localllm.host.residency import Use
-from localllm.host.room import Occupancy
+from localllm.host.residency import InstanceKey, Use
+from localllm.host.room import NoSpareRoomError, Occupancy
 from localllm.host.states import ModelState, ModelStatus
-from localllm.host.stay import Stay
+from localllm.host.stay import InstanceStay
 from localllm.host.supervisor import Breaker
 from localllm.host.surroundings import Surroundings
 
@@ -26,33 +25,33 @@ _logger = logging.getLogger("localllm.host")
 
 
 class ModelLifecycle:
-    """One model in one mode. Used on one event loop. ``spec`` may be replaced; the next load takes the new one."""
+    """One instance. Used on one event loop. ``spec`` may be replaced; the next load takes the new one.
+
+    ``load`` gets the model, and whether the instance is one that others do without. ``breaker`` is shared by all.
+    """
 
     def __init__(
         self,
         spec: ModelSpec,
-        mode: Mode,
-        load: Callable[[ModelSpec], Awaitable[Loaded]],
+        key: InstanceKey,
+        load: Callable[[ModelSpec, bool], Awaitable[Loaded]],
         breaker: Breaker,
-        stay: Stay,
+        stay: InstanceStay,
         surroundings: Surroundings,
     ) -> None:
         self.spec = spec
-        self.key = (spec.id, mode)
-        self.stay = stay
-        self._mode = mode
+        self.key = key
+        self._stay = stay
         self._load_model = load
         self._breaker = breaker
         self._around = surroundings
         self._room = surroundings.room
         self._state = ModelState.UNLOADED
         self._loaded: Loaded | None = None
-        self._loaded_key: object = None
-        self._loaded_at = 0.0
-        self._used_at = 0.0
+        self._loaded_spec = spec
+        self._loaded_at = self._used_at = 0.0
         self._estimated_bytes = 0
-        self._in_flight = 0
-        self._waiting = 0
+        self._in_flight = self._waiting = 0
         self._loading: asyncio.Task[LocalLLMError | None] | None = None
         self._abandoned: LocalLLMError | None = None
         self._unloading: asyncio.Task[bool] | None = None
@@ -94,12 +93,12 @@ class ModelLifecycle:
         """Undo one :meth:`enter`. ``ttl_seconds``: how long it stays from now on, 0 not at all, infinity for ever."""
         self._in_flight -= 1
         self._used_at = self._around.clock()
-        self.stay.ask_with_request(ttl_seconds)
+        self._stay.ask_with_request(ttl_seconds)
         if self._in_flight:
             return
         self._settle(goes=True)
         self._room.replan()
-        if ttl_seconds == 0 and self.is_idle:
+        if ttl_seconds == 0 and self.expires_in_seconds <= 0:
             self._start_unloading("idle")
         self._around.idle_changed(self.expires_in_seconds)
 
@@ -113,39 +112,50 @@ class ModelLifecycle:
         """Time until it has been idle for too long; infinity while it isn't idle, and for what stays for ever."""
         if not self.is_idle:
             return math.inf
-        return self._used_at + self.stay.ttl_seconds(self.spec) - self._around.clock()
+        return self._used_at + self._stay.ttl_seconds(self.spec) - self._around.clock()
+
+    def view(self) -> Instance:
+        """Return what the choice among instances goes by."""
+        parallel, outdated = 1 if self._loaded is None else self._loaded.client.info.parallel, self._is_outdated()
+        usable = self._state is ModelState.READY and (self._in_flight > 0 or not outdated)
+        return Instance(self.key.number, self._state, self._in_flight, self._waiting, parallel, usable, outdated)
 
     def occupancy(self) -> Occupancy:
         """Say how it is used just now."""
         arriving = self._waiting > 0 or self._state in (ModelState.QUEUED, ModelState.LOADING)
         use = Use.ARRIVING if arriving else Use.IN_USE if self._in_flight else Use.IDLE
-        leaving = self._state is ModelState.DRAINING
-        return Occupancy(use, self._used_at, self.stay.is_pinned(self.spec), leaving)
+        return Occupancy(use, self._used_at, self._stay.is_pinned(self.spec), self._state is ModelState.DRAINING)
 
     def status(self) -> ModelStatus:
         """Return what is shown of it."""
-        client = None if self._loaded is None else self._loaded.client
-        worker = client if isinstance(client, WorkerClient) else None
-        ttl, left = self.stay.ttl_seconds(self.spec), self.expires_in_seconds
+        loaded = self._loaded
+        ttl, left = self._stay.ttl_seconds(self.spec), self.expires_in_seconds
         return ModelStatus(
             id=self.spec.id,
             kind=self.spec.kind,
-            mode=self._mode,
+            mode=self.key.mode,
             state=self._state,
             in_flight=self._in_flight,
             waiting=self._waiting,
-            safe_mode=self._loaded is not None and self._loaded.safe_mode,
-            info=None if client is None else client.info,
-            loaded_for_seconds=None if client is None else self._around.clock() - self._loaded_at,
-            worker_pid=None if worker is None else worker.pid,
-            prefilled_tokens_total=0 if worker is None else worker.prefilled_tokens_total,
+            safe_mode=loaded is not None and loaded.safe_mode,
+            info=None if loaded is None else loaded.client.info,
+            loaded_for_seconds=None if loaded is None else self._around.clock() - self._loaded_at,
+            worker_pid=None if loaded is None or loaded.worker is None else loaded.worker.pid,
+            prefilled_tokens_total=0 if loaded is None else loaded.prefilled_tokens_total,
             error=self._error,
-            pinned=self.stay.is_pinned(self.spec),
+            pinned=self._stay.is_pinned(self.spec),
             ttl_seconds=None if math.isinf(ttl) else ttl,
             expires_in_seconds=None if math.isinf(left) else max(0.0, left),
+            unused_for_seconds=self._around.clock() - self._used_at if self.is_idle else None,
             memory_estimated_bytes=self._estimated_bytes if self.key in self._room.held else None,
             memory_bytes=self._room.held.get(self.key),
+            number=self.key.number,
         )
+
+    def _is_outdated(self) -> bool:
+        if self._loaded_spec is not self.spec and load_key(self._loaded_spec) == load_key(self.spec):
+            self._loaded_spec = self.spec  # for the next time
+        return self._loaded_spec is not self.spec
 
     def _nobody_waits(self) -> None:
         if self._state is ModelState.QUEUED and self._loading is not None:
@@ -157,7 +167,7 @@ class ModelLifecycle:
         """Return the loaded model unless it must be loaded anew; one that changed goes once nobody uses it."""
         if self._state is not ModelState.READY or self._loaded is None:
             return None
-        if self._in_flight or self._loaded_key == load_key(self.spec):
+        if self._in_flight or not self._is_outdated():
             return self._loaded.client
         self._start_unloading("replaced")
         return None
@@ -172,7 +182,7 @@ class ModelLifecycle:
                 continue
             if self._loading is None and not autoload:
                 raise refusals.not_loaded(self.spec.id)
-            loading = self._loading or self._start_loading()
+            loading = self._loading or self.start_loading()
             await asyncio.wait({loading})
             failure = None if loading.cancelled() else loading.result()
             if failure is not None:
@@ -180,23 +190,29 @@ class ModelLifecycle:
 
     # --- loading ---
 
-    def _start_loading(self) -> asyncio.Task[LocalLLMError | None]:
+    def start_loading(self, *, spare: bool = False) -> asyncio.Task[LocalLLMError | None]:
+        """Load an instance that is at rest, a ``spare`` one where only idle ones have to go for it.
+
+        Raises ``UnavailableError`` when the model must not be tried again yet.
+        """
         if self._refusing:
             raise refusals.going_away(self.spec.id)
         self._breaker.admit()
         self._state = ModelState.QUEUED
-        self._loaded_key = load_key(self.spec)
-        self._loading = asyncio.create_task(self._load(self.spec), name=f"load {self.spec.id}")
+        self._loaded_spec = self.spec
+        self._loading = asyncio.create_task(self._load(self.spec, spare), name=f"load {self.spec.id}")
         return self._loading
 
-    async def _load(self, spec: ModelSpec) -> LocalLLMError | None:
+    async def _load(self, spec: ModelSpec, spare: bool) -> LocalLLMError | None:
         """Load, and return the failure instead of raising it: nobody may be waiting any more."""
         try:
-            self._estimated_bytes = self._around.estimate(spec, self._mode)
-            await self._room.reserve(self.key, self._estimated_bytes)
+            self._estimated_bytes = self._around.estimate(spec, self.key.mode)
+            await self._room.reserve(self.key, self._estimated_bytes, spare=spare)
             self._state = ModelState.LOADING
             began_at = self._around.clock()
-            self._become_ready(await self._load_model(spec), began_at)
+            self._become_ready(await self._load_model(spec, spare), began_at)
+        except NoSpareRoomError:
+            self._state = ModelState.UNLOADED
         except LocalLLMError as error:
             return self._fail(error)
         except Exception as error:
@@ -214,18 +230,13 @@ class ModelLifecycle:
         return None
 
     def _become_ready(self, loaded: Loaded, began_at: float) -> None:
-        now = self._around.clock()
-        self._loaded, self._loaded_at, self._used_at = loaded, now, now
-        self._state = ModelState.READY
-        self._error = None
+        self._loaded, self._state, self._error = loaded, ModelState.READY, None
+        self._loaded_at = self._used_at = now = self._around.clock()
         self._breaker.record_ready()
         info = loaded.client.info
-        _logger.info("%s is ready after %.1f s (context %d tokens)", self.spec.id, now - began_at, info.context_length)
-        for note in info.notes:
-            _logger.info("%s: %s", self.spec.id, note)
-        self._around.emit(ModelLoaded(self.spec.id, now - began_at))
-        if isinstance(loaded.client, WorkerClient):
-            loaded.client.exited.add_done_callback(lambda exited: self._on_exit(loaded, exited.result()))
+        reports.report_ready(self.spec.id, info, now - began_at, self._around.emit)
+        if loaded.worker is not None:
+            loaded.worker.exited.add_done_callback(lambda exited: self._on_exit(loaded, exited.result()))
         if info.memory is not None:
             self._room.correct(self.key, info.memory.total_bytes)
         self._room.replan()
@@ -245,12 +256,10 @@ class ModelLifecycle:
             return  # it was let go
         self._loaded = None
         self._state = ModelState.FAILED
-        cause = exit_.cause if exit_.killed_for is None else f"{exit_.cause} ({exit_.explanation})"
-        self._error = f"its worker ended by {cause}"
+        self._error = f"its worker ended by {reports.report_death(self.spec.id, exit_, self._around.emit)}"
         self._breaker.record_failure(f"{self._error}: {exit_.last_line}")
-        _logger.error("the worker of %s ended by %s; its last lines:\n%s", self.spec.id, cause, exit_.stderr_tail)
-        self._around.emit(WorkerDied(self.spec.id, cause, exit_.last_line))
         self._room.release(self.key)
+        self._around.idle_changed(0.0)  # another one may have to take its place
 
     # --- letting go ---
 
@@ -289,14 +298,9 @@ class ModelLifecycle:
         self._refusing = True
         await self.unload("shutdown", deadline_seconds, force=True)
 
-    def evict(self) -> asyncio.Task[bool] | None:
+    def evict(self, reason: str = "evicted") -> asyncio.Task[bool] | None:
         """Take nobody in any more and go when the last request is over. Returns what to wait for."""
-        return self._start_unloading("evicted") if self._state is ModelState.READY else self._unloading
-
-    async def unload_if_expired(self) -> None:
-        """Let it go if nobody has used it for its time. Nothing comes between the look and the closing of the door."""
-        if self.expires_in_seconds <= 0:
-            await asyncio.wait({self._start_unloading("idle")})
+        return self._start_unloading(reason) if self._state is ModelState.READY else self._unloading
 
     def _start_unloading(self, reason: str) -> asyncio.Task[bool]:
         self._state = ModelState.DRAINING
@@ -342,6 +346,5 @@ class ModelLifecycle:
         self._loaded = None
         await close_client(self.spec.id, loaded.client)
         self._state = ModelState.UNLOADED
-        self.stay.forget()
-        _logger.info("%s was unloaded (%s)", self.spec.id, reason)
-        self._around.emit(ModelUnloaded(self.spec.id, reason))
+        self._stay.forget()
+        reports.report_unloaded(self.spec.id, reason, self._around.emit)

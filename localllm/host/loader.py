@@ -34,10 +34,23 @@ class Loaded(NamedTuple):
     client: ModelClient
     safe_mode: bool
 
+    @property
+    def worker(self) -> WorkerClient | None:
+        """The client, where it is one of a worker process."""
+        return self.client if isinstance(self.client, WorkerClient) else None
+
+    @property
+    def prefilled_tokens_total(self) -> int:
+        """Prompt tokens that its worker has evaluated."""
+        return 0 if self.worker is None else self.worker.prefilled_tokens_total
+
 
 def load_key(spec: ModelSpec) -> object:
-    """Return what a loaded model depends on: when it changes (a new file under the old name), it is loaded again."""
-    return spec.backend, spec.path, spec.created, dict(spec.settings), dict(spec.meta), spec.preload
+    """Return what a loaded model depends on: when it changes (a new file under the old name), it is loaded again.
+
+    The file is told by its time, which copies may keep, and its size. What else is known of the model is for callers.
+    """
+    return spec.backend, spec.path, spec.created, spec.meta.get("size"), dict(spec.settings), spec.preload
 
 
 async def close_client(model_id: str, client: ModelClient) -> None:
@@ -50,11 +63,15 @@ async def close_client(model_id: str, client: ModelClient) -> None:
 
 @dataclass(frozen=True, slots=True)
 class LoaderSettings:
-    """How workers are started. ``extra_environment`` comes on top of the allow-list (tests add ``PYTHONPATH``)."""
+    """How workers are started. ``extra_environment`` comes on top of the allow-list (tests add ``PYTHONPATH``).
+
+    ``state_dir`` is the server's folder for what outlives a worker (None: nothing does).
+    """
 
     launch: LaunchSettings
     argv: tuple[str, ...] = WORKER_ARGV
     extra_environment: Mapping[str, str] = field(default_factory=dict)
+    state_dir: str | None = None
 
 
 class ModelLoader:
@@ -108,7 +125,7 @@ class ModelLoader:
         settings = self._settings
         environment = worker_environment(os.environ, settings.extra_environment)
         preload = spec.preload if mode is Mode.GENERATE else ()
-        load = LoadRequest(spec.id, spec.path, mode, spec.settings, safe_mode, preload)
+        load = LoadRequest(spec.id, spec.path, mode, spec.settings, safe_mode, preload, settings.state_dir)
         hello = Hello(cast(str, backend.factory), load)
         return await launch_worker(WorkerCommand(spec.id, environment, settings.argv), hello, settings.launch)
 

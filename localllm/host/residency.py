@@ -5,11 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from localllm.contract.model import Mode
 
 ModelKey = tuple[str, Mode]
 """A model's id and what it is loaded for: one file in two modes is loaded twice and counts twice."""
+
+
+class InstanceKey(NamedTuple):
+    """One of a model's instances, by number from 0. Each takes room of its own."""
+
+    model_id: str
+    mode: Mode
+    number: int = 0
+
+    @property
+    def model(self) -> ModelKey:
+        """What all instances of the model share."""
+        return self.model_id, self.mode
 
 
 class Use(StrEnum):
@@ -22,9 +36,9 @@ class Use(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """A model that takes room. A ``leaving`` one takes nobody in any more and goes once its requests are over."""
+    """An instance that takes room. A ``leaving`` one takes nobody in any more and goes once its requests are over."""
 
-    key: ModelKey
+    key: InstanceKey
     memory_bytes: int
     used_at: float
     use: Use = Use.IDLE
@@ -34,11 +48,16 @@ class Resident:
 
 @dataclass(frozen=True, slots=True)
 class Waiter:
-    """A model that waits for room, however many requests wait for it. ``since`` is in seconds, as ``used_at``."""
+    """An instance that waits for room, however many requests wait for it. ``since`` is in seconds, as ``used_at``.
 
-    key: ModelKey
+    A ``spare`` one would help others of its model that do the work without it: it makes none of these go and no busy
+    ones, and rather than wait for more than idle ones to go it is refused.
+    """
+
+    key: InstanceKey
     memory_bytes: int
     since: float
+    spare: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +76,17 @@ class Limits:
 class Decision:
     """``admit`` may be loaded now; ``evict`` take nobody in any more; ``refuse`` have no room while others are pinned.
 
-    Evicting ends nobody's request: a model that is in use goes when the last one is over.
+    Of spare ones ``refuse`` has all for which no room is being made. Evicting ends nobody's request: a model that is in
+    use goes when the last one is over.
     """
 
-    admit: tuple[ModelKey, ...] = ()
-    evict: tuple[ModelKey, ...] = ()
-    refuse: tuple[ModelKey, ...] = ()
+    admit: tuple[InstanceKey, ...] = ()
+    evict: tuple[InstanceKey, ...] = ()
+    refuse: tuple[InstanceKey, ...] = ()
 
 
 def decide(residents: Sequence[Resident], waiters: Sequence[Waiter], limits: Limits, now: float) -> Decision:
-    """Decide what happens next. ``waiters`` come in the order of their arrival, and nobody overtakes.
+    """Decide what happens next. ``waiters`` come in the order of their arrival, and nobody overtakes; spare ones last.
 
     For each waiter in turn: where it fits it is admitted. Else the least recently used idle models go that make room
     for it, as few as will do, and none before enough of them can. Once its patience is over, models in use are told to
@@ -76,21 +96,24 @@ def decide(residents: Sequence[Resident], waiters: Sequence[Waiter], limits: Lim
     pinned = [one for one in residents if one.pinned and not one.leaving]
     refuse = [waiter.key for waiter in waiters if not _fits(pinned, limits, waiter.memory_bytes)]
     present, staying = list(residents), [one for one in residents if not one.leaving]
-    admit: list[ModelKey] = []
-    evict: list[ModelKey] = []
-    blocked = False
+    admit: list[InstanceKey] = []
+    evict: list[InstanceKey] = []
+    blocked = stuck = False
     for waiter in waiters:
         if waiter.key in refuse:
             continue
-        blocked = blocked or not _fits(present, limits, waiter.memory_bytes)
-        if blocked:  # those behind it may already have room made for them, but come in after it
-            victims = _victims(staying, waiter, limits, now)
+        if not blocked and _fits(present, limits, waiter.memory_bytes):
+            admit.append(waiter.key)
+        else:  # those behind it may already have room made for them, but come in after it
+            victims = None if stuck else _victims(staying, waiter, limits, now)
+            if victims is None and waiter.spare:
+                refuse.append(waiter.key)
+                continue
+            blocked, stuck = True, victims is None
             if victims is None:
-                break
+                continue
             evict += [one.key for one in victims]
             staying = [one for one in staying if one not in victims]
-        else:
-            admit.append(waiter.key)
         newcomer = Resident(waiter.key, waiter.memory_bytes, now, Use.ARRIVING)
         present.append(newcomer)
         staying.append(newcomer)
@@ -102,7 +125,10 @@ def decide(residents: Sequence[Resident], waiters: Sequence[Waiter], limits: Lim
 def _victims(staying: Sequence[Resident], waiter: Waiter, limits: Limits, now: float) -> list[Resident] | None:
     """Return whom to let go for ``waiter``; None when even all that may go would not be enough."""
     impatient = now - waiter.since >= limits.patience_seconds
-    candidates = [one for one in _by_use(staying) if one.use is Use.IDLE or impatient]
+    if waiter.spare:
+        candidates = [one for one in _by_use(staying) if one.use is Use.IDLE and one.key.model != waiter.key.model]
+    else:
+        candidates = [one for one in _by_use(staying) if one.use is Use.IDLE or impatient]
     victims: list[Resident] = []
     while not _fits(_without(staying, victims), limits, waiter.memory_bytes):
         if len(victims) == len(candidates):

@@ -1,4 +1,4 @@
-"""The queue for room: models wait in it to be loaded, and loaded ones are told to go for them."""
+"""The queue for room: instances of models wait in it to be loaded, and loaded ones are told to go for them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from typing import Protocol
 
 from localllm.contract.errors import LocalLLMError, ModelTooLargeError, UnavailableError
 from localllm.host.memory import describe_bytes
-from localllm.host.residency import Decision, Limits, ModelKey, Resident, Use, Waiter, decide
+from localllm.host.residency import Decision, InstanceKey, Limits, ModelKey, Resident, Use, Waiter, decide
 
 PINNED_RETRY_SECONDS = 30
 
 
+class NoSpareRoomError(Exception):
+    """An instance that others do without would not have room beside what is in use."""
+
+
 @dataclass(frozen=True, slots=True)
 class Occupancy:
-    """What a loaded model tells of itself; ``used_at`` is by the registry's clock."""
+    """What a loaded instance tells of itself; ``used_at`` is by the registry's clock."""
 
     use: Use
     used_at: float
@@ -25,7 +29,7 @@ class Occupancy:
 
 
 class Tenant(Protocol):
-    """A model that may have a place."""
+    """An instance of a model that may have a place."""
 
     def occupancy(self) -> Occupancy:
         """Say how it is used just now."""
@@ -50,23 +54,23 @@ class RoomLimits:
 @dataclass(slots=True, eq=False)
 class _Ticket:
     waiter: Waiter
-    answer: asyncio.Future[LocalLLMError | None]
+    answer: asyncio.Future[LocalLLMError | NoSpareRoomError | None]
 
 
 class Room:
-    """Places for loaded models: asked for with :meth:`reserve`, given back with :meth:`release`. One event loop only.
+    """Places for loaded instances: asked for with :meth:`reserve`, given back with :meth:`release`. Event loop only.
 
-    Whatever changes the answer to "who may go" is followed by :meth:`replan`: a model that became idle, a pin taken
-    off. ``tenants`` has all models that may ever hold a place.
+    Whatever changes the answer to "who may go" is followed by :meth:`replan`: one that became idle, a pin taken off.
+    ``tenants`` has all instances that hold or want a place.
     """
 
-    def __init__(self, limits: RoomLimits, clock: Callable[[], float], tenants: Mapping[ModelKey, Tenant]) -> None:
+    def __init__(self, limits: RoomLimits, clock: Callable[[], float], tenants: Mapping[InstanceKey, Tenant]) -> None:
         self._limits = limits.limits
         self._strict = limits.strict
         self._clock = clock
         self._tenants = tenants
-        self._held: dict[ModelKey, int] = {}
-        self._estimates: dict[ModelKey, int] = {}
+        self._held: dict[InstanceKey, int] = {}
+        self._estimates: dict[InstanceKey, int] = {}
         self._measured: dict[ModelKey, tuple[int, int]] = {}  # what an estimate proved to be
         self._queue: list[_Ticket] = []
 
@@ -81,14 +85,15 @@ class Room:
         return bool(self._queue)
 
     @property
-    def held(self) -> Mapping[ModelKey, int]:
+    def held(self) -> Mapping[InstanceKey, int]:
         """The places that are taken, each with its bytes as far as they are known."""
         return self._held
 
-    async def reserve(self, key: ModelKey, estimated_bytes: int) -> None:
+    async def reserve(self, key: InstanceKey, estimated_bytes: int, *, spare: bool = False) -> None:
         """Wait for a place. Raises ``ModelTooLargeError`` or ``UnavailableError`` when it can't come to that.
 
-        A model that was measured before counts for that, as long as its estimate is the same.
+        A model that was measured before counts for that, as long as its estimate is the same. A ``spare`` instance
+        comes after all that are needed and makes only idle ones go: else ``NoSpareRoomError`` is raised.
 
         Whoever is cancelled while waiting leaves no trace, and nothing is let go for them; but the place may have been
         given in that very moment, so that they release it all the same.
@@ -97,9 +102,9 @@ class Room:
         if limit and estimated_bytes > limit and self._strict:
             raise _too_large(key, estimated_bytes, limit)
         self._estimates[key] = estimated_bytes
-        estimate, measured = self._measured.get(key, (None, 0))
+        estimate, measured = self._measured.get(key.model, (None, 0))
         needed = measured if estimate == estimated_bytes else estimated_bytes
-        waiter = Waiter(key, min(needed, limit) if limit else needed, self._clock())
+        waiter = Waiter(key, min(needed, limit) if limit else needed, self._clock(), spare)
         ticket = _Ticket(waiter, asyncio.get_running_loop().create_future())
         self._queue.append(ticket)
         try:
@@ -112,20 +117,21 @@ class Room:
         if refusal is not None:
             raise refusal
 
-    def correct(self, key: ModelKey, memory_bytes: int) -> None:
+    def correct(self, key: InstanceKey, memory_bytes: int) -> None:
         """Replace the estimate of a model that holds a place by what was measured."""
         self._held[key] = memory_bytes
-        self._measured[key] = self._estimates[key], memory_bytes
+        self._measured[key.model] = self._estimates[key], memory_bytes
         self.replan()
 
-    def release(self, key: ModelKey) -> None:
+    def release(self, key: InstanceKey) -> None:
         """Give a place back. Nothing happens when none was held."""
         if self._held.pop(key, None) is not None:
             self.replan()
 
     def replan(self) -> None:
         """Let in whom there is room for, and ask those to go whose room is needed."""
-        waiters = [ticket.waiter for ticket in self._queue if not ticket.answer.done()]  # one may just be leaving
+        waiting = [ticket.waiter for ticket in self._queue if not ticket.answer.done()]  # one may just be leaving
+        waiters = sorted(waiting, key=lambda waiter: waiter.spare)
         if not waiters and not self._over_budget():
             return
         self._carry_out(decide(self._residents(), waiters, self._limits, self._clock()))
@@ -136,11 +142,12 @@ class Room:
             self._held[key] = tickets[key].waiter.memory_bytes
             self._answer(tickets[key], None)
         for key in decision.refuse:
-            self._answer(tickets[key], self._all_pinned(tickets[key].waiter))
+            waiter = tickets[key].waiter
+            self._answer(tickets[key], NoSpareRoomError() if waiter.spare else self._all_pinned(waiter))
         for key in decision.evict:
             self._tenants[key].evict()
 
-    def _answer(self, ticket: _Ticket, refusal: LocalLLMError | None) -> None:
+    def _answer(self, ticket: _Ticket, refusal: LocalLLMError | NoSpareRoomError | None) -> None:
         self._queue.remove(ticket)
         ticket.answer.set_result(refusal)
 
@@ -156,23 +163,23 @@ class Room:
         return bool(limit) and len(self._held) > 1 and sum(self._held.values()) > limit
 
     def _all_pinned(self, waiter: Waiter) -> UnavailableError:
-        pinned = [key[0] for key in self._held if self._tenants[key].occupancy().pinned]
+        pinned = dict.fromkeys(key.model_id for key in self._held if self._tenants[key].occupancy().pinned)
         limits = self._limits
         bounds = [f"at most {limits.max_loaded} loaded (models.max_loaded)"] if limits.max_loaded else []
         if limits.memory_bytes:
             bounds.append(f"at most {describe_bytes(limits.memory_bytes)} taken (models.memory_limit_gib)")
         message = (
-            f"Model {waiter.key[0]!r} takes about {describe_bytes(waiter.memory_bytes)} and has no room beside the "
-            f"pinned {', '.join(pinned)}: there may be {' and '.join(bounds)}. Unload or unpin one of them, or raise "
-            f"the limit."
+            f"Model {waiter.key.model_id!r} takes about {describe_bytes(waiter.memory_bytes)} and has no room beside "
+            f"the pinned {', '.join(pinned)}: there may be {' and '.join(bounds)}. Unload or unpin one of them, or "
+            f"raise the limit."
         )
         return UnavailableError(message, retry_after_seconds=PINNED_RETRY_SECONDS)
 
 
-def _too_large(key: ModelKey, memory_bytes: int, limit: int) -> ModelTooLargeError:
+def _too_large(key: InstanceKey, memory_bytes: int, limit: int) -> ModelTooLargeError:
     message = (
-        f"Model {key[0]!r} takes about {describe_bytes(memory_bytes)}, more than the {describe_bytes(limit)} that all "
-        f"models together may take. Raise models.memory_limit_gib, give it a shorter context_length, or choose a "
-        f"smaller model."
+        f"Model {key.model_id!r} takes about {describe_bytes(memory_bytes)}, more than the {describe_bytes(limit)} "
+        f"that all models together may take. Raise models.memory_limit_gib, give it a shorter context_length, or "
+        f"choose a smaller model."
     )
     return ModelTooLargeError(message, param="model", detail={"needed_bytes": memory_bytes, "limit_bytes": limit})

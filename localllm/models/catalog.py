@@ -126,9 +126,9 @@ class Catalog:
             )
         return self._specs[model_id]
 
-    def look(self) -> None:
-        """Notice what changed on the disk, without waiting for ``look_seconds`` to pass: a file has just come."""
-        self._look(at_once=True)
+    def look(self, wanted: str | None = None) -> None:
+        """Notice now what changed on the disk: a file has just come, that of the model ``wanted``."""
+        self._look(at_once=True, wanted=wanted)
 
     def refresh(self) -> None:
         """Look at everything on the disk again, to the end; files that did not change are not read again."""
@@ -137,12 +137,15 @@ class Catalog:
         self._build(lambda candidate: True)
 
     def _look(self, *, at_once: bool = False, wanted: str | None = None) -> None:
-        """Notice what changed. Of what is not read yet, read a little more, and what is ``wanted``."""
+        """Notice what changed, ``at_once`` even within moments of another change.
+
+        Of what is not read yet, read a little more, and what is ``wanted``.
+        """
         now = self._clock()
         if now < self._next_look and not at_once:
             return
         self._next_look = now + self.options.look_seconds
-        changed = [place for place in self._places if place.changed()]
+        changed = [place for place in self._places if place.changed(hidden=at_once)]
         for place in changed:
             place.look_again()
         if changed or self._pending or any(stamp(path) != known for path, known in self._stamps.items()):
@@ -261,6 +264,8 @@ class Catalog:
             pinned=definition.pinned,
             rules=definition.rules,
             preload=definition.preload,
+            min_instances=definition.min_instances,
+            max_instances=definition.max_instances,
         )
 
     def _add_found(self, found: Mapping[str, Found], specs: dict[str, ModelSpec], problems: list[str]) -> None:

@@ -124,16 +124,21 @@ class Place:
         self.listing = Listing()
         self.look_again()
 
-    def changed(self) -> bool:
-        """Tell whether it must be listed anew, for the price of a stat for each of its folders."""
-        if self._settle_at is not None and self._clock() >= self._settle_at:
+    def changed(self, *, hidden: bool = False) -> bool:
+        """Tell whether it must be listed anew, for the price of a stat for each of its folders.
+
+        Of a change that may be ``hidden``, within moments of another, one who can't wait asks before it would show.
+        """
+        if self._settle_at is not None and (hidden or self._clock() >= self._settle_at):
             return True
         return any(stamp(path) != known for path, known in self.listing.watched.items())
 
     def look_again(self) -> None:
         """List it anew."""
-        is_settling = self._settle_at is not None and self._clock() >= self._settle_at
+        now = self._clock()
         before = self.listing.watched
         self.listing = self._make_listing()
-        unchanged = is_settling and self.listing.watched == before
-        self._settle_at = None if unchanged else self._clock() + SETTLE_SECONDS
+        if self.listing.watched != before:
+            self._settle_at = now + SETTLE_SECONDS
+        elif self._settle_at is not None and now >= self._settle_at:
+            self._settle_at = None

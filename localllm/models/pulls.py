@@ -96,14 +96,14 @@ class Pull:
 class Pulls:
     """Starts pulls, at most ``max_running`` at a time, and knows those that are over. Event loop only.
 
-    ``on_arrival`` is called when a model has come into its place. A pull whose last watcher has left goes on for
-    ``lone_grace_seconds``.
+    ``on_arrival`` is called with a model's id when it has come into its place, before anybody else is told. A pull
+    whose last watcher has left goes on for ``lone_grace_seconds``.
     """
 
     def __init__(
         self,
         options: PullOptions,
-        on_arrival: Callable[[], None] = lambda: None,
+        on_arrival: Callable[[str], None] = lambda model_id: None,
         *,
         max_running: int = MAX_RUNNING,
         lone_grace_seconds: float = LONE_GRACE_SECONDS,
@@ -152,9 +152,10 @@ class Pulls:
         pull.names |= {source, *names}
         return pull
 
-    def reconfigure(self, options: PullOptions) -> None:
-        """Start pulls by other options from now on."""
+    def reconfigure(self, options: PullOptions, on_arrival: Callable[[str], None] | None = None) -> None:
+        """Start pulls by other options from now on, and tell of models that have come to somebody else."""
         self._options = options
+        self._on_arrival = on_arrival or self._on_arrival
 
     def running(self) -> list[Pull]:
         """Return the pulls that are not over."""
@@ -228,7 +229,7 @@ class Pulls:
                 pull.result = await fetch_in_process(pull.job, pull.update)
             what = "pulled %s as %s" if pull.result.fresh else "%s is there already, as %s"
             _logger.info(what, source, pull.result.model_id)
-            self._on_arrival()
+            self._on_arrival(pull.result.model_id)
             status = PullStatus.SUCCESS
         except asyncio.CancelledError:
             pull.error = PullCancelledError(f"The pull of {source} was cancelled; pull again to go on.")

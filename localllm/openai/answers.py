@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from localllm.contract.errors import ProtocolError
 from localllm.contract.generation import (
@@ -24,6 +25,8 @@ from localllm.openai.reply import predicted_fields, timings_fields, usage_fields
 
 Events = AsyncGenerator[GenerateEvent, None]
 
+_CALL_ID_BYTES: Final = 12
+
 
 @dataclass(slots=True)
 class Call:
@@ -31,6 +34,12 @@ class Call:
 
     name: str
     arguments: list[str] = field(default_factory=list)
+    id: str = ""
+
+    @property
+    def argument_text(self) -> str:
+        """All arguments as one JSON object. A cut one is cut here too."""
+        return "".join(self.arguments)
 
 
 @dataclass(slots=True)
@@ -57,7 +66,7 @@ class Answer:
                 self.logprobs.extend(event.logprobs)
             case CallDelta():
                 if event.name is not None:
-                    self.calls.append(Call(event.name))
+                    self.calls.append(Call(event.name, id=event.id or new_call_id()))
                 self.calls[event.index].arguments.append(event.arguments)
             case ChoiceFinished():
                 self.reason = event.reason
@@ -67,6 +76,11 @@ class Answer:
     def ended_by_model(self) -> bool:
         """Whether the model itself ended it, by a token that is no part of the text."""
         return self.reason == "stop" and self.stop is None
+
+
+def new_call_id() -> str:
+    """Return the id of a call that has none yet."""
+    return f"call_{secrets.token_hex(_CALL_ID_BYTES)}"
 
 
 class Shape(Protocol):
@@ -117,12 +131,12 @@ async def whole_response(
     ``select`` chooses the answers that are returned, of the ``n_choices`` that are written.
     """
     answers: Sequence[Answer] = [Answer() for _ in range(n_choices)]
-    warnings: tuple[str, ...] = ()
+    noted: dict[str, Any] = {}
     async with aclosing(events):
         async for event in events:
             match event:
                 case Started():
-                    warnings = event.warnings
+                    noted = _noted(event)
                 case PromptLogprobs():
                     shape.prompt(event)
                 case Chunk() | CallDelta() | ChoiceFinished():
@@ -134,7 +148,7 @@ async def whole_response(
                     return shape.whole(choices) | {
                         "usage": usage_fields(event.usage),
                         "timings": timings_fields(event.usage, event.timings),
-                        **_noted(warnings),
+                        **noted,
                     }
     raise cut_short()
 
@@ -152,7 +166,7 @@ async def response_chunks(
 
     The last finish chunk waits for :class:`Finished`, because ``timings`` stand on the stream's last chunk. With
     ``timings_per_token`` every piece of text, thought or call carries how many tokens were written in how many
-    milliseconds so far. The first chunk carries the generation's ``warnings``, if it has any.
+    milliseconds so far. The first chunk carries the generation's ``warnings`` and ``fields``, if it has any.
     """
     pace = _Pace(clock) if timings_per_token else None
     still_open = n_choices
@@ -170,7 +184,7 @@ async def response_chunks(
             if isinstance(event, Finished):
                 break
             if isinstance(event, Started):
-                unsent |= _noted(event.warnings)
+                unsent |= _noted(event)
             chunks = [shape.chunk([choice]) for choice in _choices(shape, event, n_choices)]
             if pace is not None and isinstance(event, Chunk | CallDelta):
                 pace.mark(event, chunks)
@@ -212,8 +226,9 @@ class _Pace:
             chunk["timings"] = predicted_fields(self._n_tokens, 1000.0 * (now - self._first_at))
 
 
-def _noted(warnings: Sequence[str]) -> dict[str, Any]:
-    return {"warnings": list(warnings)} if warnings else {}
+def _noted(started: Started) -> dict[str, Any]:
+    """Return what a response carries beside its own fields."""
+    return {**started.fields, **({"warnings": list(started.warnings)} if started.warnings else {})}
 
 
 def _choices(shape: Shape, event: GenerateEvent, n_choices: int) -> Sequence[dict[str, Any]]:

@@ -77,12 +77,14 @@ def _plain(call_id: str, function: object) -> PlainCall:
     if not isinstance(name, str):
         raise FieldError(f"must be a string, not {describe(name)}", at=".name")
     check_text(name, ".name")
-    read = check_text(arguments, ".arguments") if isinstance(arguments, str) else _to_text(arguments, ".arguments")
+    read = read_arguments(arguments, ".arguments")
     return {"id": call_id, "type": "function", "function": {"name": name, "arguments": read}}
 
 
-def _to_text(arguments: object, at: str) -> str:
-    """Return arguments that were sent as an object, or not at all, as JSON."""
+def read_arguments(arguments: object, at: str) -> str:
+    """Return arguments as text: strings as they are; what was sent as an object, or not at all, as JSON."""
+    if isinstance(arguments, str):
+        return check_text(arguments, at)
     if arguments is None:
         return "{}"
     if not isinstance(arguments, dict):

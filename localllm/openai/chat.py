@@ -9,8 +9,10 @@ from pydantic import Field
 
 from localllm.contract.errors import InvalidRequestError, UnsupportedFeatureError
 from localllm.contract.generation import ChatPrompt, GenerateRequest
+from localllm.contract.interception import SessionWish
 from localllm.openai.messages import Messages, to_plain_messages
 from localllm.openai.sampling import MAX_LOGPROBS, GenerationFields, TokenLimit
+from localllm.openai.sessions import MAX_SESSION_ID_CHARS
 from localllm.openai.thinking import ThinkingFields
 from localllm.openai.tools import CallForm, ToolFields
 from localllm.openai.unsupported import CHAT_REFUSALS, refuse_unsupported
@@ -23,7 +25,8 @@ class ChatCompletionRequest(GenerationFields, ToolFields, ThinkingFields):
     """A checked chat request; :func:`parse_chat` makes it.
 
     ``continue_final_message`` goes on with the last message, an unfinished one of the assistant's, instead of beginning
-    a new one (``add_generation_prompt``): of the two, one.
+    a new one (``add_generation_prompt``): of the two, one. ``session_id`` names the conversation that the messages
+    go on with; "new" begins one.
     """
 
     messages: Messages
@@ -32,6 +35,12 @@ class ChatCompletionRequest(GenerationFields, ToolFields, ThinkingFields):
     top_logprobs: int = Field(0, ge=0, le=MAX_LOGPROBS)
     continue_final_message: bool = False
     add_generation_prompt: bool | None = None
+    session_id: str | None = Field(None, min_length=1, max_length=MAX_SESSION_ID_CHARS)
+
+    @property
+    def session(self) -> SessionWish | None:
+        """The conversation that the request belongs to, if any."""
+        return None if self.session_id is None else SessionWish(self.session_id)
 
     def generate_request(self, system_prompt: str | None = None) -> GenerateRequest:
         """Return what the engine is asked. Raises ``InvalidRequestError`` for fields that don't go together.

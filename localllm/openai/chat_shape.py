@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from localllm.contract.generation import CallDelta, ChoiceFinished, Chunk, FinishReason, PromptLogprobs
-from localllm.openai.answers import Answer, Call
+from localllm.openai.answers import Answer, Call, new_call_id
 from localllm.openai.logprobs import chat_logprobs, prompt_entry
 from localllm.openai.reply import Reply
 from localllm.openai.tools import CallForm
@@ -16,7 +15,6 @@ from localllm.openai.tools import CallForm
 ReasoningField = Literal["reasoning_content", "reasoning", "both"]
 """Under which name answers have what the model thought: clients differ in the one that they look for."""
 
-_CALL_ID_BYTES: Final = 12
 _NAMES: Final[dict[ReasoningField | None, tuple[str, ...]]] = {
     "reasoning_content": ("reasoning_content",),
     "reasoning": ("reasoning",),
@@ -82,11 +80,11 @@ class ChatShape:
         fragments: list[dict[str, Any]] = []
         if delta.name is not None:
             fragments += self._without_arguments(delta.choice)
-            fragments += self._fragment(delta.index, delta.name)
+            fragments += self._opened(delta.index, delta.name, delta.id)
             self._bare_calls[delta.choice] = delta.index
         if delta.arguments:
             self._bare_calls.pop(delta.choice, None)
-            fragments += self._fragment(delta.index, None, delta.arguments)
+            fragments += self._fragment(delta.index, delta.arguments)
         return [_delta(delta.choice, fragment) for fragment in fragments]
 
     def finish(self, event: ChoiceFinished) -> list[dict[str, Any]]:
@@ -109,20 +107,28 @@ class ChatShape:
         functions = [_function(call, is_cut=answer.reason == "length") for call in answer.calls]
         if self.calls == "functions":
             return {"function_call": functions[0]}
-        return {"tool_calls": [{"id": _new_id(), "type": "function", "function": function} for function in functions]}
+        made = zip(answer.calls, functions, strict=True)
+        return {"tool_calls": [{"id": call.id, "type": "function", "function": function} for call, function in made]}
 
-    def _fragment(self, index: int, name: str | None, arguments: str = "") -> list[dict[str, Any]]:
-        """Return the deltas that begin a call (``name`` is given), or go on with its arguments."""
-        function = {"arguments": arguments} if name is None else {"name": name, "arguments": arguments}
+    def _opened(self, index: int, name: str, identity: str) -> list[dict[str, Any]]:
+        """Return the deltas that begin a call."""
+        function = {"name": name, "arguments": ""}
         if self.calls == "functions":
             return [] if index else [{"function_call": function}]
-        head = {} if name is None else {"id": _new_id(), "type": "function"}
-        return [{"tool_calls": [{"index": index, **head, "function": function}]}]
+        head = {"index": index, "id": identity or new_call_id(), "type": "function"}
+        return [{"tool_calls": [head | {"function": function}]}]
+
+    def _fragment(self, index: int, arguments: str) -> list[dict[str, Any]]:
+        """Return the deltas that go on with a call's arguments."""
+        function = {"arguments": arguments}
+        if self.calls == "functions":
+            return [] if index else [{"function_call": function}]
+        return [{"tool_calls": [{"index": index, "function": function}]}]
 
     def _without_arguments(self, choice: int) -> list[dict[str, Any]]:
         """Return the delta that an ended call without arguments still lacks: clients parse them as JSON."""
         index = self._bare_calls.pop(choice, None)
-        return [] if index is None else self._fragment(index, None, "{}")
+        return [] if index is None else self._fragment(index, "{}")
 
     def _reason(self, reason: FinishReason | None) -> str | None:
         return "function_call" if reason == "tool_calls" and self.calls == "functions" else reason
@@ -133,9 +139,4 @@ def _delta(index: int, delta: dict[str, Any]) -> dict[str, Any]:
 
 
 def _function(call: Call, *, is_cut: bool) -> dict[str, str]:
-    arguments = "".join(call.arguments)
-    return {"name": call.name, "arguments": arguments if arguments or is_cut else "{}"}
-
-
-def _new_id() -> str:
-    return f"call_{secrets.token_hex(_CALL_ID_BYTES)}"
+    return {"name": call.name, "arguments": call.argument_text or ("" if is_cut else "{}")}

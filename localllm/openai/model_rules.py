@@ -12,6 +12,7 @@ from localllm.openai.chat import ChatCompletionRequest
 from localllm.openai.completions import CompletionRequest
 from localllm.openai.embeddings import EmbeddingRequest
 from localllm.openai.rerank import RerankRequest, TextsRerankRequest
+from localllm.openai.responses.request import ResponseRequest
 from localllm.openai.structured import StructuredFields
 from localllm.openai.thinking import SWITCHES, ThinkingFields
 from localllm.openai.wire_model import WireModel, validate
@@ -24,6 +25,7 @@ REQUESTS: Final[tuple[type[WireModel], ...]] = (
     EmbeddingRequest,
     RerankRequest,
     TextsRerankRequest,
+    ResponseRequest,
 )
 
 
@@ -57,6 +59,13 @@ def apply_rules(body: Mapping[str, Any], rules: RequestRules) -> RuledBody:
     brought = _fill_in(fields, _known_everywhere(rules.defaults))
     _force(fields, force)
     return RuledBody(fields, ((brought & fields.keys()) | force.keys()) - is_callers)
+
+
+def fill_defaults(body: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``body`` with the defaults of an endpoint of its own, where the body says nothing of the kind."""
+    fields = {name: value for name, value in body.items() if value is not None}
+    _fill_in(fields, defaults)
+    return fields
 
 
 def same_wish(name: str) -> frozenset[str]:
@@ -122,7 +131,7 @@ def _aliases(model: type[WireModel]) -> list[frozenset[str]]:
     return found
 
 
-_KNOWN_EVERYWHERE: Final = {"max_completion_tokens": "max_tokens"}
+_KNOWN_EVERYWHERE: Final = dict.fromkeys(("max_completion_tokens", "max_output_tokens"), "max_tokens")
 _THINKING: Final = frozenset(field_names(ThinkingFields)) - {TEMPLATE_KWARGS, "include_reasoning"}
 _THINKING_KWARGS: Final = frozenset({*SWITCHES, "reasoning_effort"})
 
@@ -130,8 +139,8 @@ _THINKING_KWARGS: Final = frozenset({*SWITCHES, "reasoning_effort"})
 def _wishes() -> Mapping[str, frozenset[str]]:
     groups = [names for model in REQUESTS for names in _aliases(model)]
     groups += [
-        frozenset({"max_tokens", "max_completion_tokens", "n_predict"}),
-        frozenset(field_names(StructuredFields)),
+        frozenset({"max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict"}),
+        frozenset((*field_names(StructuredFields), "text")),
         frozenset({"tools", "functions"}),
         frozenset({"tool_choice", "function_call"}),
         _THINKING,

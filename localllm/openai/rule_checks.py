@@ -14,14 +14,26 @@ from localllm.openai.completions import parse_completion
 from localllm.openai.embeddings import parse_embedding
 from localllm.openai.model_rules import REQUESTS, apply_rules, field_names, same_wish
 from localllm.openai.rerank import parse_rerank
+from localllm.openai.responses.request import parse_response
 from localllm.openai.thinking import ThinkingFields
-from localllm.openai.unsupported import CHAT_REFUSALS, COMPLETION_REFUSALS, EMBEDDING_REFUSALS, RERANK_REFUSALS
+from localllm.openai.unsupported import (
+    CHAT_REFUSALS,
+    COMPLETION_REFUSALS,
+    EMBEDDING_REFUSALS,
+    RERANK_REFUSALS,
+    RESPONSE_REFUSALS,
+)
 from localllm.openai.wire_model import describe
 
-_CONTENT: Final = frozenset({"model", "messages", "prompt", "suffix", "input", "query", "documents", "texts"})
+_CONTENT: Final = frozenset(
+    {
+        *("model", "messages", "prompt", "suffix", "input", "query", "documents", "texts"),
+        *("instructions", "previous_response_id", "conversation"),
+    }
+)
 _NOT_TO_SET: Final[Mapping[str, str]] = {
     **dict.fromkeys(_CONTENT, "it is what a request is about"),
-    **dict.fromkeys(("stream", "stream_options"), "how an answer is sent is the client's to say"),
+    **dict.fromkeys(("stream", "stream_options", "background"), "how an answer is sent is the client's to say"),
     "logprobs": "it is true or false in chats, but a number in completions",
 }
 
@@ -32,7 +44,7 @@ STRIPPABLE: Final = (
     frozenset(name for model in REQUESTS for name in field_names(model))
     | frozenset(
         name
-        for refusals in (CHAT_REFUSALS, COMPLETION_REFUSALS, EMBEDDING_REFUSALS, RERANK_REFUSALS)
+        for refusals in (CHAT_REFUSALS, COMPLETION_REFUSALS, EMBEDDING_REFUSALS, RERANK_REFUSALS, RESPONSE_REFUSALS)
         for name in refusals
     )
     | {"autoload", "ttl", "keep_alive"}
@@ -157,9 +169,15 @@ def _try_rerank(fields: Mapping[str, Any]) -> None:
     parse_rerank({"query": "Hello", "texts": ["Hello"], **fields})
 
 
+def _try_response(fields: Mapping[str, Any]) -> None:
+    request = parse_response({"input": "Hello", **fields})
+    request.generate_request(request.input.items)
+
+
 _ATTEMPTS: Final[tuple[Callable[[Mapping[str, Any]], None], ...]] = (
     _try_chat,
     _try_completion,
     _try_embedding,
     _try_rerank,
+    _try_response,
 )

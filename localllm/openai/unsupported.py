@@ -78,7 +78,18 @@ CHAT_REFUSALS: Final[Mapping[str, Refusal]] = {
     "echo": Refusal(_EMPTY, "answers are new text only"),
 }
 
-COMPLETION_REFUSALS: Final[Mapping[str, Refusal]] = COMMON_REFUSALS
+RESPONSE_REFUSALS: Final[Mapping[str, Refusal]] = {
+    **COMMON_REFUSALS,
+    "prompt": Refusal(_EMPTY, "there are no stored prompts; send instructions and input"),
+    "modalities": Refusal(one_of(["text"]), "answers are text only"),
+    "audio": Refusal(_EMPTY, "answers are text only"),
+    "chat_template": Refusal(_EMPTY, "the model's own template is used"),
+}
+
+COMPLETION_REFUSALS: Final[Mapping[str, Refusal]] = {
+    **COMMON_REFUSALS,
+    "session_id": Refusal(_EMPTY, "sessions are conversations; ask /v1/chat/completions"),
+}
 
 EMBEDDING_REFUSALS: Final[Mapping[str, Refusal]] = {
     **dict.fromkeys(

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from localllm.server import core_docs
 from localllm.server.core_routes import json_response
 from localllm.server.reload import Outcome
 from localllm.server.routes import RouteEntry
@@ -19,4 +20,5 @@ def admin_routes(reload: Callable[[], Awaitable[Outcome]]) -> list[RouteEntry]:
     async def reload_configuration(request: Request) -> Response:
         return json_response((await reload()).to_plain())
 
-    return [RouteEntry(Route("/v1/admin/reload", reload_configuration, methods=["POST"]), "reload")]
+    route = Route("/v1/admin/reload", reload_configuration, methods=["POST"])
+    return [RouteEntry(route, "reload", doc=core_docs.RELOAD)]

@@ -21,10 +21,13 @@ from localllm.plugin_discovery import PluginError
 from localllm.server.admin_routes import admin_routes
 from localllm.server.core_routes import core_routes
 from localllm.server.disconnect import end_task
+from localllm.server.docs_routes import docs_routes
 from localllm.server.drain import Drain
 from localllm.server.errors import error_response, internal_error
+from localllm.server.front_page import front_routes
 from localllm.server.middleware.access_log import AccessLog
 from localllm.server.middleware.api_key import ApiKey
+from localllm.server.middleware.base_path import BasePath
 from localllm.server.middleware.body_guard import BodyGuard
 from localllm.server.middleware.drain_gate import DrainGate
 from localllm.server.middleware.error_layer import ErrorLayer
@@ -67,13 +70,16 @@ def build_app(
         *(pull_routes(config, host, pulls) if pulls else []),
         *model_routes(host),
         *core_routes(host, plugins.backends, drain),
+        *front_routes(host, pulls, has_docs=config.server.docs),
     ]
     core += admin_routes(reload) if reload else []
+    if config.server.docs:
+        core += docs_routes(lambda: routes.entries, has_keys=bool(config.server.api_keys))
     routes = RouteTable(_entries(core, plugins))
     app = Starlette(
         routes=[entry.route for entry in routes.entries],
         middleware=_middleware(config, plugins, routes, drain, clock),
-        exception_handlers={HTTPException: _leave_to_error_layer, Exception: _last_resort},
+        exception_handlers={HTTPException: _leave_to_error_layer, Exception: _last_resort(routes)},
         lifespan=_lifespan(plugins, host),
     )
     app.router.redirect_slashes = False  # a redirect would be built from the Host header, and drops a POST's body
@@ -90,6 +96,8 @@ def _middleware(
     outer = [one.middleware for one in plugins.middleware if one.position == "outer"]
     inner = [one.middleware for one in plugins.middleware if one.position == "inner"]
     return [
+        # everything below sees the one path of an endpoint, and its routes, however it was asked
+        Middleware(BasePath),
         # every response gets its id and collected headers; every request its line in the log
         Middleware(RequestId, clock=clock, ping_seconds=server.ping_seconds),
         Middleware(AccessLog, routes=routes, emit=plugins.emit, logger=access),
@@ -102,7 +110,7 @@ def _middleware(
             timeout_seconds=server.body_timeout_seconds,
         ),
         # from here on an exception is an answer
-        Middleware(ErrorLayer, logger=logger),
+        Middleware(ErrorLayer, routes=routes, logger=logger),
         Middleware(RequestGuard, bound_host=server.host, allowed_hosts=server.allowed_hosts),
         Middleware(OriginGuard, cors_origins=server.cors_origins),
         Middleware(DrainGate, routes=routes, drain=drain),
@@ -123,7 +131,16 @@ def _entries(core: list[RouteEntry], plugins: PluginManager) -> list[RouteEntry]
         if one.name in names or path in paths:
             message = f"{one.plugin}: the route {one.name!r} ({path}) is the core's own; choose another"
             raise PluginError(message)
-        entries.append(RouteEntry(one.route, one.name, max_body_bytes=one.max_body_bytes, public=one.public))
+        entries.append(
+            RouteEntry(
+                one.route,
+                one.name,
+                max_body_bytes=one.max_body_bytes,
+                public=one.public,
+                errors=one.errors,
+                doc=one.doc,
+            )
+        )
     return entries
 
 
@@ -155,6 +172,11 @@ def _leave_to_error_layer(request: Request, error: Exception) -> NoReturn:
     raise error
 
 
-def _last_resort(request: Request, error: Exception) -> Response:
-    """Answer for a fault above the error layer, that is in our own middleware."""
-    return error_response(internal_error(request_record(request.scope).request_id))
+def _last_resort(routes: RouteTable) -> Callable[[Request, Exception], Response]:
+    """Return what answers for a fault above the error layer, that is in our own middleware."""
+
+    def answer(request: Request, error: Exception) -> Response:
+        failure = internal_error(request_record(request.scope).request_id)
+        return error_response(failure, form=routes.error_form(request.scope))
+
+    return answer

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from localllm.contract.backend import ModelClient
 from localllm.contract.errors import LocalLLMError, ModelNotFoundError, UnavailableError
-from localllm.contract.model import Mode, ModelDefinition, ModelKind, ModelSpec
+from localllm.contract.model import Mode, ModelDefinition, ModelInfo, ModelKind, ModelSpec
 from localllm.models.pull_options import PullOptions
 from localllm.models.pulls import Pull, Pulls
 from localllm.server.defined_models import DefinedModels
@@ -15,6 +16,15 @@ from localllm.server.model_host import ModelHost, ModelState
 
 _SHORTEST_RETRY_SECONDS = 5
 _LONGEST_RETRY_SECONDS = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Arriving:
+    """A configured model whose file is not there yet: ``pull`` fetches it, or ``error`` says why it can't be had."""
+
+    spec: ModelSpec
+    pull: Pull | None
+    error: LocalLLMError | None
 
 
 class ArrivingModels:
@@ -30,9 +40,12 @@ class ArrivingModels:
         self._wait = wait
         self._defined = DefinedModels(pulls)
 
-    def reconfigure(self, options: PullOptions, *, wait: bool) -> None:
-        """Put other options in force for pulls that are started, and requests that come, from now on."""
-        self._pulls.reconfigure(options)
+    def reconfigure(self, options: PullOptions, on_arrival: Callable[[str], None], *, wait: bool) -> None:
+        """Put other options in force for pulls that are started, and requests that come, from now on.
+
+        ``on_arrival`` hears of models that come, also from pulls that are under way.
+        """
+        self._pulls.reconfigure(options, on_arrival)
         self._wait = wait
 
     def fetch(self, arriving: Mapping[str, ModelDefinition], defaults: Mapping[ModelKind, str | None]) -> None:
@@ -64,7 +77,13 @@ class ArrivingModels:
 
     @asynccontextmanager
     async def acquire(
-        self, name: str | None, mode: Mode, *, autoload: bool = True, ttl_seconds: float | None = None
+        self,
+        name: str | None,
+        mode: Mode,
+        *,
+        autoload: bool = True,
+        ttl_seconds: float | None = None,
+        affinity: int | None = None,
     ) -> AsyncIterator[ModelClient]:
         """Wait for the model if it is being fetched, then do what the other host does.
 
@@ -72,12 +91,29 @@ class ArrivingModels:
         """
         if autoload:
             name = await self._arrival(name, mode)
-        async with self._host.acquire(name, mode, autoload=autoload, ttl_seconds=ttl_seconds) as client:
+        async with self._host.acquire(
+            name, mode, autoload=autoload, ttl_seconds=ttl_seconds, affinity=affinity
+        ) as client:
             yield client
 
     def list_specs(self) -> list[ModelSpec]:
         """Return the models that are there."""
         return self._host.list_specs()
+
+    def arriving(self) -> list[Arriving]:
+        """Return the configured models that are being fetched, and those that could not be. Others were only asked for
+        by clients, and are in the list of pulls."""
+        waiting = self._defined.on_their_way()
+        there = {spec.id for spec in self._host.list_specs()} if waiting else set()
+        return [
+            Arriving(_promise(definition, None), pull, error)
+            for definition, pull, error in waiting
+            if definition.id not in there
+        ]
+
+    def loaded(self, model_id: str) -> ModelInfo | None:
+        """Return what is known of a model because it is loaded; None while it isn't."""
+        return self._host.loaded(model_id)
 
     def status(self) -> Sequence[ModelState]:
         """Return the state of the models that are there."""
@@ -176,6 +212,8 @@ def _promise(defined: ModelDefinition, purpose: ModelKind | None) -> ModelSpec:
         pinned=defined.pinned,
         rules=defined.rules,
         preload=defined.preload,
+        min_instances=defined.min_instances,
+        max_instances=defined.max_instances,
     )
 
 

@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from localllm.contract.backend import BackendSpec
 from localllm.contract.errors import UnavailableError
+from localllm.server import core_docs
 from localllm.server.drain import Drain
 from localllm.server.model_host import ModelHost, health_body
 from localllm.server.record import request_record
@@ -49,9 +50,9 @@ def core_routes(host: ModelHost, backends: Mapping[str, BackendSpec], drain: Dra
         return json_response(await asyncio.to_thread(versions))
 
     return [
-        RouteEntry(Route("/health", health), "health", public=True, probe=True),
-        RouteEntry(Route("/ready", ready), "ready", public=True, probe=True),
-        RouteEntry(Route("/version", show_version), "version"),
+        RouteEntry(Route("/health", health), "health", public=True, probe=True, doc=core_docs.HEALTH),
+        RouteEntry(Route("/ready", ready), "ready", public=True, probe=True, doc=core_docs.READY),
+        RouteEntry(Route("/version", show_version), "version", doc=core_docs.VERSION),
     ]
 
 

@@ -74,6 +74,17 @@ class DefinedModels:
         fitting = (one for one in self._definitions.values() if (one.kind or ModelKind.CHAT) is kind)
         return next((one for one in fitting if mode is USUAL_MODES[kind]), None)
 
+    def on_their_way(self) -> list[tuple[ModelDefinition, Pull | None, PullError | None]]:
+        """Return the definitions whose file is being fetched, or could not be: with the pull, or with the reason."""
+        found: list[tuple[ModelDefinition, Pull | None, PullError | None]] = []
+        for definition in self._definitions.values():
+            attempt = self._attempts[definition.id]
+            if attempt.failure is not None:
+                found.append((definition, None, self.failure(definition, attempt.failure)))
+            elif attempt.is_under_way:
+                found.append((definition, attempt.pull, None))
+        return found
+
     def pull_of(self, definition: ModelDefinition) -> Pull | None:
         """Return the pull that fetches a model that is not there; None when it came and is gone again.
 

@@ -17,6 +17,8 @@ from localllm.contract.errors import (
     ModelMisconfiguredError,
     ModelNotLoadedError,
 )
+from localllm.contract.sessions import SessionConflictError, SessionQuotaExceededError
+from localllm.hookspecs import ErrorForm
 
 
 class UnsupportedMediaTypeError(InvalidRequestError):
@@ -139,6 +141,12 @@ ERROR_KINDS: Mapping[str, ErrorKind] = {
     "address_refused": ErrorKind(403, "permission_error"),
     "pull_not_found": ErrorKind(404, _CALLER),
     "pull_cancelled": ErrorKind(409, _CALLER),
+    "session_not_found": ErrorKind(404, _CALLER),
+    "session_conflict": ErrorKind(409, _CALLER),
+    "response_not_found": ErrorKind(404, _CALLER),
+    "previous_response_not_found": ErrorKind(404, _CALLER),
+    "conversation_not_found": ErrorKind(404, _CALLER),
+    "item_not_found": ErrorKind(404, _CALLER),
     "not_found": ErrorKind(404, _CALLER),
     "method_not_allowed": ErrorKind(405, _CALLER),
     "body_timeout": ErrorKind(408, _CALLER, close=True),
@@ -157,12 +165,22 @@ ERROR_KINDS: Mapping[str, ErrorKind] = {
     "overloaded": ErrorKind(503, _SERVER),
     "service_unavailable": ErrorKind(503, _SERVER),
     "deadline_exceeded": ErrorKind(504, _SERVER),
+    "session_store_unavailable": ErrorKind(503, _SERVER),
     "insufficient_storage": ErrorKind(507, _SERVER),
+    "session_quota_exceeded": ErrorKind(507, _CALLER),
+    "session_storage_full": ErrorKind(507, _SERVER),
 }
 """Every code that an answer can carry. ``docs/errors.md`` explains each; a test compares the two."""
 
 _NOT_TO_REPEAT = frozenset(
-    {DeadlineExceededError.code, ModelNotLoadedError.code, ModelBusyError.code, ModelMisconfiguredError.code}
+    {
+        DeadlineExceededError.code,
+        ModelBusyError.code,
+        ModelMisconfiguredError.code,
+        ModelNotLoadedError.code,
+        SessionConflictError.code,
+        SessionQuotaExceededError.code,
+    }
 )
 """openai-python repeats 409 and 5xx by itself; this deadline took an hour, and the others are somebody's to mend."""
 
@@ -189,8 +207,13 @@ def error_body(error: LocalLLMError) -> dict[str, Any]:
     return {"error": body}
 
 
-def error_json(error: LocalLLMError) -> bytes:
-    """Return :func:`error_body` as one line of JSON, for a response or a server-sent event."""
+def error_json(error: LocalLLMError, form: ErrorForm = "openai") -> bytes:
+    """Return the error as one line of JSON, for a response or a server-sent event, in a route's form.
+
+    "openai" is :func:`error_body`; "detail" is ``{"detail": message}`` and nothing else.
+    """
+    if form == "detail":
+        return orjson.dumps({"detail": _clean(error.message)})
     try:
         return orjson.dumps(error_body(error))
     except TypeError:  # a detail that JSON can't hold must not hide the error itself
@@ -198,12 +221,16 @@ def error_json(error: LocalLLMError) -> bytes:
 
 
 def error_response(
-    error: LocalLLMError, *, status: int | None = None, headers: Mapping[str, str] | None = None
+    error: LocalLLMError,
+    *,
+    status: int | None = None,
+    headers: Mapping[str, str] | None = None,
+    form: ErrorForm = "openai",
 ) -> Response:
-    """Return the JSON answer for ``error``, with the headers that belong to its code."""
+    """Return the JSON answer for ``error`` in a route's form, with the headers that belong to its code."""
     kind = error_kind(error)
     return Response(
-        error_json(error),
+        error_json(error, form),
         status_code=kind.status if status is None else status,
         headers={**(headers or {}), **_headers(error, kind)},
         media_type="application/json",

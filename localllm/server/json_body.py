@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from array import array
+from collections.abc import Collection
 from itertools import accumulate
 from typing import Any
 
@@ -45,12 +46,17 @@ async def read_json(request: Request) -> dict[str, Any]:
     return value
 
 
-def check_content_type(content_type: str | None) -> None:
-    """Refuse what is not JSON. A web page can send other types to any server without being asked for permission."""
+def check_content_type(content_type: str | None, others: Collection[str] = ()) -> None:
+    """Refuse what is neither JSON nor one of ``others``, in lower case.
+
+    A web page can send types such as text/plain to any server without being asked for permission.
+    """
     essence, _, parameters = (content_type or "").partition(";")
     essence = essence.strip().lower()
-    if essence != "application/json" and not (essence.startswith("application/") and essence.endswith("+json")):
-        message = f"The content type must be application/json, not {essence[:80] or 'absent'!r}."
+    is_json = essence == "application/json" or (essence.startswith("application/") and essence.endswith("+json"))
+    if not is_json and essence not in others:
+        wanted = next(iter(others), "application/json")
+        message = f"The content type must be {wanted}, not {essence[:80] or 'absent'!r}."
         raise UnsupportedMediaTypeError(message)
     for parameter in parameters.split(";"):
         name, _, value = parameter.partition("=")
@@ -81,6 +87,12 @@ def parse_object(body: bytes) -> dict[str, Any]:
         message = f"The request body must be a JSON object, not {kind}."
         raise InvalidRequestError(message)
     return value
+
+
+def read_json_object(text: bytes) -> dict[str, Any]:
+    """Return the JSON object that a part of a body holds, such as a line, as strictly as :func:`read_json` reads."""
+    check_nesting(text)
+    return parse_object(text)
 
 
 def nesting_exceeds(body: bytes, limit: int) -> bool:

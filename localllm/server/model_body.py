@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from starlette.requests import Request
@@ -24,17 +25,25 @@ class ModelBody(NamedTuple):
 
 
 async def read_model_body(
-    request: Request, context: PluginContext, mode: Mode, purpose: ModelKind | None = None
+    request: Request,
+    context: PluginContext,
+    mode: Mode,
+    purpose: ModelKind | None = None,
+    *,
+    reshape: Callable[[dict[str, Any]], Mapping[str, Any]] | None = None,
 ) -> ModelBody:
     """Read the JSON body of a request to the model that its ``model`` names, and apply what is configured for that.
 
     The model's ``strip``, ``defaults`` and ``force`` are; its ``system_prompt`` is for those who know what messages
     are. An error whose ``param`` is a field that the configuration brought becomes the server's own
-    (``ModelMisconfiguredError``), whenever it is raised.
+    (``ModelMisconfiguredError``), whenever it is raised. ``reshape`` makes bodies of an endpoint whose fields have
+    other names, or stand elsewhere, into ones with the names that rules go by; it may refuse them.
 
     Raises what ``read_json`` and ``ModelAccess.resolve`` raise, and ``InvalidRequestError`` for a name that is none.
     """
-    body = await read_json(request)
+    body: Mapping[str, Any] = await read_json(request)
+    if reshape is not None:
+        body = reshape(dict(body))
     spec = context.models.resolve(named_model(body), mode, purpose)
     ruled = apply_rules(body, spec.rules)
     if spec.rules.strip:

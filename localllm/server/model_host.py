@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Protocol
 
 from localllm.context import ModelAccess
@@ -14,8 +15,62 @@ from localllm.models.file_names import fold
 OWNED_BY = "localllm"
 
 
+class InstanceState(Protocol):
+    """One of the workers behind a model's name, loaded or about to be, or one that failed."""
+
+    @property
+    def number(self) -> int:
+        """Tells it from the model's others."""
+        ...
+
+    @property
+    def state(self) -> str:
+        """The word for callers, as of the model."""
+        ...
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that use it."""
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for it to be loaded."""
+        ...
+
+    @property
+    def expires_in_seconds(self) -> float | None:
+        """Time until it goes; None while it is used, and for ever."""
+        ...
+
+    @property
+    def unused_for_seconds(self) -> float | None:
+        """Time since its last request was over; None while it is used or isn't loaded."""
+        ...
+
+    @property
+    def loaded_for_seconds(self) -> float | None:
+        """Time since it was ready; None while it isn't loaded."""
+        ...
+
+    @property
+    def worker_pid(self) -> int | None:
+        """The worker's process id; None without a worker."""
+        ...
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """What it counts for; None while it has no place."""
+        ...
+
+    @property
+    def error(self) -> str | None:
+        """Why its last load failed, or what it died of."""
+        ...
+
+
 class ModelState(Protocol):
-    """One model in one mode that is loaded, or was asked for."""
+    """One model in one mode that is loaded, or was asked for: what its instances make together."""
 
     @property
     def id(self) -> str:
@@ -90,6 +145,11 @@ class ModelState(Protocol):
     @property
     def error(self) -> str | None:
         """Why the last load failed."""
+        ...
+
+    @property
+    def instances(self) -> Sequence[InstanceState]:
+        """Its instances, but for those that are not loaded."""
         ...
 
 
@@ -181,6 +241,7 @@ def model_object(spec: ModelSpec, state: ModelState | None) -> dict[str, Any]:
         "object": "model",
         "created": spec.created,
         "owned_by": OWNED_BY,
+        "root": _root(spec),
         "name": str(meta.get("name") or spec.id),
         "type": spec.kind.value,
         "aliases": list(spec.aliases),
@@ -195,6 +256,14 @@ def model_object(spec: ModelSpec, state: ModelState | None) -> dict[str, Any]:
         "max_model_len": meta.get("n_ctx_train") if info is None else info.context_length,
         "meta": meta,
     }
+
+
+def _root(spec: ModelSpec) -> str:
+    """Return the file as it is called from the server's folder, "./models/x.gguf"; of one elsewhere its name alone."""
+    if spec.path is None:
+        return spec.id
+    path, here = Path(spec.path), Path.cwd()
+    return f"./{path.relative_to(here).as_posix()}" if path.is_relative_to(here) else path.name
 
 
 def capabilities(spec: ModelSpec, info: ModelInfo | None) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -11,11 +11,14 @@ from starlette.routing import Route
 
 from localllm.contract.errors import InvalidRequestError
 from localllm.contract.model import USUAL_MODES, Mode, ModelKind, ModelSpec
+from localllm.models.file_names import fold
+from localllm.server import model_docs
+from localllm.server.arriving_models import Arriving, ArrivingModels
 from localllm.server.core_routes import json_response
 from localllm.server.disconnect import race_disconnect
 from localllm.server.json_body import read_json
 from localllm.server.model_host import ModelHost, find_spec, model_list, model_object, states_by_id
-from localllm.server.model_status import status_object
+from localllm.server.model_status import DOWNLOADING, arriving_object, n_loaded, status_object
 from localllm.server.routes import RouteEntry
 
 DRAIN_SECONDS = 30.0
@@ -23,19 +26,23 @@ DRAIN_SECONDS = 30.0
 
 MAX_DRAIN_SECONDS = 3600.0
 
-_STATES = ("loaded", "unloaded", "queued", "loading", "ready", "draining", "failed")
+_STATES = ("loaded", "unloaded", "queued", "loading", "ready", "draining", "failed", DOWNLOADING)
 
 
 def model_routes(host: ModelHost) -> list[RouteEntry]:
     """Return the routes. They need an API key like all that are not public."""
     endpoints = ModelEndpoints(host)
-    entries = [RouteEntry(Route("/models/list", endpoints.list_briefly), "models:brief")]
-    for prefix, label in (("/v1", ""), ("", " without /v1")):
+    entries = [RouteEntry(Route("/models/list", endpoints.list_briefly), "models:brief", doc=model_docs.LIST_BRIEFLY)]
+    by_name = {
+        "models:load": ("/load", endpoints.load, "POST", model_docs.LOAD),
+        "models:unload": ("/unload", endpoints.unload, "POST", model_docs.UNLOAD),
+        "models": ("", endpoints.list, "GET", model_docs.LIST),
+        "model": ("/{id:path}", endpoints.get, "GET", model_docs.GET),
+    }
+    for name, (path, handler, method, doc) in by_name.items():
         entries += [
-            RouteEntry(Route(f"{prefix}/models/load", endpoints.load, methods=["POST"]), f"models:load{label}"),
-            RouteEntry(Route(f"{prefix}/models/unload", endpoints.unload, methods=["POST"]), f"models:unload{label}"),
-            RouteEntry(Route(f"{prefix}/models", endpoints.list), f"models{label}"),
-            RouteEntry(Route(f"{prefix}/models/{{id:path}}", endpoints.get), f"model{label}"),
+            RouteEntry(Route(f"/v1/models{path}", handler, methods=[method]), name, doc=doc),
+            RouteEntry(Route(f"/models{path}", handler, methods=[method]), f"{name} without /v1"),
         ]
     return entries
 
@@ -45,9 +52,13 @@ class ModelEndpoints:
 
     def __init__(self, host: ModelHost) -> None:
         self._host = host
+        self._arriving: Callable[[], Sequence[Arriving]] = host.arriving if isinstance(host, ArrivingModels) else tuple
 
     async def list(self, request: Request) -> Response:
-        """Answer OpenAI's list; ``?state=`` keeps those in one state, "loaded" being all that have a place."""
+        """Answer OpenAI's list; ``?state=`` keeps those in one state, "loaded" being all that have a place.
+
+        Configured models that are still being fetched come last: requests may name them already, and wait.
+        """
         wanted = request.query_params.get("state")
         if wanted is not None and wanted not in _STATES:
             message = f"state must be one of {', '.join(_STATES)}, not {wanted[:40]!r}."
@@ -55,6 +66,7 @@ class ModelEndpoints:
         body = model_list(self._host)
         for model in body["data"]:
             model["status"] = self._status(model["id"])
+        body["data"] += map(arriving_object, self._arriving())
         if wanted is not None:
             body["data"] = [model for model in body["data"] if _is_in(model, wanted)]
             kept = {model["id"] for model in body["data"]}
@@ -62,17 +74,29 @@ class ModelEndpoints:
         return json_response(body)
 
     async def list_briefly(self, request: Request) -> Response:
-        """Answer name, type and whether it is loaded, of each model: a bare list, as localLLM-api gave it."""
+        """Answer name, type and whether it is loaded, of each model: a bare list, as localLLM-api gave it.
+
+        ``instances`` says by how many workers.
+        """
         states = states_by_id(self._host)
         models = [(spec, states.get(spec.id)) for spec in self._host.list_specs()]
         brief = [
-            {"name": spec.id, "type": spec.kind.value, "loaded": state is not None and state.info is not None}
+            {
+                "name": spec.id,
+                "type": spec.kind.value,
+                "loaded": state is not None and state.info is not None,
+                "instances": n_loaded(state),
+            }
             for spec, state in models
         ]
         return json_response(brief)
 
     async def get(self, request: Request) -> Response:
         """Answer one model's object."""
+        name = fold(request.path_params["id"].removesuffix(".gguf"))
+        for one in self._arriving():
+            if name in map(fold, (one.spec.id, *one.spec.aliases)):
+                return json_response(arriving_object(one))
         return json_response(self._object(find_spec(self._host, request.path_params["id"])))
 
     async def load(self, request: Request) -> Response:

@@ -18,6 +18,7 @@ from localllm.contract.fetch import PullProgress
 from localllm.contract.model import ModelKind
 from localllm.models.pulls import Pull, Pulls
 from localllm.models.removal import plan_removal
+from localllm.server import model_docs
 from localllm.server.core_routes import json_response
 from localllm.server.disconnect import race_disconnect
 from localllm.server.errors import OperationNotAllowedError, PullNotFoundError, error_body
@@ -35,11 +36,17 @@ def pull_routes(config: Config, host: ModelHost, pulls: Pulls) -> list[RouteEntr
     """Return the routes. They need an API key like all that are not public, and stand before those of all models."""
     endpoints = PullEndpoints(config, host, pulls)
     return [
-        RouteEntry(Route("/v1/models/pull", endpoints.pull, methods=["POST"]), "models:pull"),
-        RouteEntry(Route("/v1/models/pulls", endpoints.list), "pulls"),
-        RouteEntry(Route("/v1/models/pulls/{id}", endpoints.get), "pull"),
-        RouteEntry(Route("/v1/models/pulls/{id}", endpoints.cancel, methods=["DELETE"]), "pull:cancel"),
-        RouteEntry(Route("/v1/models/{id:path}", endpoints.delete, methods=["DELETE"]), "model:delete"),
+        RouteEntry(Route("/v1/models/pull", endpoints.pull, methods=["POST"]), "models:pull", doc=model_docs.PULL),
+        RouteEntry(Route("/v1/models/pulls", endpoints.list), "pulls", doc=model_docs.PULLS),
+        RouteEntry(Route("/v1/models/pulls/{id}", endpoints.get), "pull", doc=model_docs.PULL_STATUS),
+        RouteEntry(
+            Route("/v1/models/pulls/{id}", endpoints.cancel, methods=["DELETE"]),
+            "pull:cancel",
+            doc=model_docs.PULL_CANCEL,
+        ),
+        RouteEntry(
+            Route("/v1/models/{id:path}", endpoints.delete, methods=["DELETE"]), "model:delete", doc=model_docs.DELETE
+        ),
     ]
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
+from starlette.requests import Request
+
 from localllm.contract.errors import LocalLLMError
 from localllm.contract.generation import Timings, Usage
 
@@ -27,7 +29,8 @@ class RequestRecord:
     clock: Callable[[], float] = monotonic
     started_at: float = 0.0
     ping_seconds: float = 15.0
-    owner: str = ""  # fingerprint of the API key; "" when prefixes are shared by everybody
+    owner: str = ""  # who shares cached prefixes: the fingerprint of the API key, "" when everybody does
+    caller: str = ""  # fingerprint of the API key, to whom what is stored belongs; "" where no key was sent
     authenticated: bool = False  # a known key was sent, or the server asks for none
     model: str | None = None
     usage: Usage | None = None
@@ -105,3 +108,8 @@ def request_record(scope: MutableMapping[str, Any]) -> RequestRecord:
         record = RequestRecord(started_at=monotonic())
         scope[SCOPE_KEY] = record
     return record
+
+
+def caller_of(request: Request) -> str:
+    """Return the fingerprint of the API key that a request brought, to whom what it stores belongs; "" without keys."""
+    return request_record(request.scope).caller

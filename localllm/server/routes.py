@@ -9,6 +9,9 @@ from typing import NamedTuple
 from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
+from localllm.contract.endpoint_doc import EndpointDoc
+from localllm.hookspecs import ErrorForm
+
 _SCOPE_KEY = "localllm.route"
 
 
@@ -21,6 +24,8 @@ class RouteEntry:
     max_body_bytes: int | None = None
     public: bool = False
     probe: bool = False
+    errors: ErrorForm = "openai"
+    doc: EndpointDoc | None = None
 
 
 class _Found(NamedTuple):
@@ -47,3 +52,15 @@ class RouteTable:
             found = _Found(scope["path"], scope["method"], entry)
             scope[_SCOPE_KEY] = found
         return found.entry
+
+    def methods(self, scope: Scope) -> list[str]:
+        """Return what the path of a request can be asked by: by all routes that have it, not the first alone."""
+        matching = [one.route for one in self.entries if one.route.matches(scope)[0] is not Match.NONE]
+        return sorted({method for route in matching for method in getattr(route, "methods", None) or ()})
+
+    def error_form(self, scope: Scope) -> ErrorForm:
+        """Return how failures of a request are worded, also one that a path of ours can't be asked by its method."""
+        entry = self.find(scope)
+        if entry is None:
+            entry = next((one for one in self.entries if one.route.matches(scope)[0] is not Match.NONE), None)
+        return "openai" if entry is None else entry.errors

@@ -108,7 +108,8 @@ def _reconfigure(
     from localllm.host.registry import ModelRegistry
 
     if isinstance(host, ArrivingModels):
-        host.reconfigure(pull_options(config, plugins, for_clients=True), wait=config.models.wait_for_pull)
+        options = pull_options(config, plugins, for_clients=True)
+        host.reconfigure(options, catalog.look, wait=config.models.wait_for_pull)
     if isinstance(registry, ModelRegistry):
         registry.reconfigure(catalog, registry_settings(config))
     if isinstance(host, ArrivingModels):

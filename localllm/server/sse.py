@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from localllm.contract.errors import LocalLLMError
+from localllm.hookspecs import ErrorForm
 from localllm.server.disconnect import cancel_on_disconnect, close_iterator, end_task
 from localllm.server.errors import error_json
 from localllm.server.record import request_record
@@ -20,19 +21,23 @@ PING = b": ping\n\n"  # a bare ":" is legal too, but a Go client's decoder faile
 DONE = b"data: [DONE]\n\n"
 
 
-def encode_event(event: Mapping[str, Any] | str) -> bytes:
-    """Return one ``data:`` event. A string is JSON already, on one line."""
+def encode_event(event: Mapping[str, Any] | str, *, named: bool = False) -> bytes:
+    """Return one ``data:`` event. A string is JSON already, on one line.
+
+    ``named`` puts the ``type`` that the object has before it, as the event's name.
+    """
     if isinstance(event, str):
         if "\n" in event or "\r" in event:
             message = "a server-sent event must be one line of JSON"
             raise ValueError(message)
         return b"data: " + event.encode() + b"\n\n"
-    return b"data: " + orjson.dumps(event) + b"\n\n"
+    name = b"event: " + event["type"].encode() + b"\n" if named else b""
+    return name + b"data: " + orjson.dumps(event) + b"\n\n"
 
 
-def encode_error(error: LocalLLMError) -> bytes:
-    """Return the event that ends a stream which an error cut short."""
-    return b"data: " + error_json(error) + b"\n\n"
+def encode_error(error: LocalLLMError, form: ErrorForm = "openai") -> bytes:
+    """Return the event that ends a stream which an error cut short, in the form of the stream's route."""
+    return b"data: " + error_json(error, form) + b"\n\n"
 
 
 class EventStream(Response):
@@ -45,8 +50,8 @@ class EventStream(Response):
     The response starts with the first event, or after ``ping_seconds`` of silence: an error that ``events`` raises
     before that is answered as JSON with its own status; later it becomes one ``data: {"error": ...}`` event, after
     which the stream ends (the error layer writes it). ``: ping`` comments follow whenever ``ping_seconds`` pass in
-    silence (default: the server's setting). ``done=True`` ends a complete stream with ``data: [DONE]``.
-    Read the request's body before (``read_json``).
+    silence (default: the server's setting). ``done=True`` ends a complete stream with ``data: [DONE]``; ``named=True``
+    names each event by its ``type``. Read the request's body before (``read_json``).
     """
 
     media_type = MEDIA_TYPE
@@ -56,6 +61,7 @@ class EventStream(Response):
         events: AsyncIterator[Mapping[str, Any] | str],
         *,
         done: bool = False,
+        named: bool = False,
         ping_seconds: float | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
@@ -63,6 +69,7 @@ class EventStream(Response):
         self.background = None
         self.events = events
         self.done = done
+        self.named = named
         self.ping_seconds = ping_seconds
         # No cache and no proxy (nginx's X-Accel-Buffering) may hold tokens back.
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no", **(headers or {})})
@@ -80,7 +87,7 @@ class EventStream(Response):
         try:
             async with cancel_on_disconnect(receive):
                 async for event in self.events:
-                    await writer.write(encode_event(event))
+                    await writer.write(encode_event(event, named=self.named))
             # Outside of the block above: the end of a response counts as a disconnect too.
             await writer.write(DONE if self.done else b"", last=True)
         finally:

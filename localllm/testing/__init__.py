@@ -1,1 +1,7 @@
-"""The test kit for plugin authors, and for this project: fake decoders, a decoder contract, tiny models."""
+"""The test kit for plugin authors, and for this project: fake decoders, a decoder contract, tiny models, stores."""
+
+from __future__ import annotations
+
+from localllm.testing.sessions import MemoryStore, StoreLimits
+
+__all__ = ["MemoryStore", "StoreLimits"]

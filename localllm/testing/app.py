@@ -195,7 +195,13 @@ class ScriptedModels:
 
     @asynccontextmanager
     async def acquire(
-        self, name: str | None, mode: Mode, *, autoload: bool = True, ttl_seconds: float | None = None
+        self,
+        name: str | None,
+        mode: Mode,
+        *,
+        autoload: bool = True,
+        ttl_seconds: float | None = None,
+        affinity: int | None = None,
     ) -> AsyncIterator[ModelClient]:
         """Lend the model; ``n_acquired`` counts those who have it."""
         spec = self.resolve(name, mode)
@@ -208,6 +214,10 @@ class ScriptedModels:
     def list_specs(self) -> list[ModelSpec]:
         """Return all models."""
         return list(self.specs)
+
+    def loaded(self, model_id: str) -> ModelInfo | None:
+        """Return what the one model says of itself."""
+        return self.model.info if any(spec.id == model_id for spec in self.specs) else None
 
     def status(self) -> list[Any]:
         """Return no states: nothing was loaded."""

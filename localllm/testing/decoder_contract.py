@@ -19,7 +19,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import cast
 
-from localllm.contract.decoder import Clear, Copy, Decoder, Scored, ScoringDecoder, SequenceKey, Slice, Truncate
+from localllm.contract.decoder import (
+    Clear,
+    Copy,
+    Decoder,
+    SavingDecoder,
+    Scored,
+    ScoringDecoder,
+    SequenceKey,
+    Slice,
+    Truncate,
+)
 from localllm.contract.generation import SamplingParams
 from localllm.testing.follower import GREEDY, N_DRAWN, Follower, following, run_plan
 
@@ -243,6 +253,48 @@ def check_a_prompt_is_scored_in_any_chunks(decoder: Decoder, tokens: Sequence[in
         assert all(abs(one.logprob - other.logprob) < 0.2 for one, other in zip(whole, again, strict=True))
 
 
+def check_a_saved_sequence_goes_on_elsewhere(decoder: Decoder, tokens: Sequence[int]) -> None:
+    """What was taken out of one sequence and put into another one is worth a prefill, and may be put back twice."""
+    if decoder.capabilities.saving is None:
+        return
+    saving = cast(SavingDecoder, decoder)
+    shared = 2 * len(tokens) // 3
+    expected = _fresh_answer(decoder, tokens)
+    with following(decoder, tokens, seq=0) as first:
+        first.prefill(until=shared)
+        state = saving.save(0)
+        assert state is not None
+        first.prefill()  # what goes on changes nothing about what was saved
+        assert first.decode() == expected
+    for seq in (1, 0):
+        with following(decoder, tokens, seq=seq, held=shared) as again:
+            assert saving.restore(seq, state, shared)
+            again.prefill()
+            assert again.decode() == expected, f"in sequence {seq}"
+
+
+def check_a_sequence_is_put_back_beside_a_running_one(decoder: Decoder, tokens: Sequence[int]) -> None:
+    """Neither disturbs the other."""
+    if decoder.capabilities.saving is None:
+        return
+    saving = cast(SavingDecoder, decoder)
+    other = list(reversed(tokens))
+    expected, other_expected = _fresh_answer(decoder, tokens), _fresh_answer(decoder, other)
+    with following(decoder, tokens, seq=1) as source:
+        source.prefill(until=len(tokens) - 1)
+        state = saving.save(1)
+    assert state is not None
+    with (
+        following(decoder, other, seq=0, request_id="other") as beside,
+        following(decoder, tokens, seq=1, held=len(tokens) - 1) as restored,
+    ):
+        beside.prefill()
+        assert saving.restore(1, state, len(tokens) - 1)
+        restored.prefill()
+        assert beside.decode() == other_expected
+        assert restored.decode() == expected
+
+
 def check_forced_tokens_count_as_drawn(decoder: Decoder, tokens: Sequence[int]) -> None:
     """To force what a choice would draw anyway changes nothing: it knows of it, and so do its penalties."""
     window = 4
@@ -282,6 +334,8 @@ CHECKS: tuple[Check, ...] = (
     check_a_banned_token_is_not_drawn,
     check_log_probabilities_come_when_asked_for,
     check_a_prompt_is_scored_in_any_chunks,
+    check_a_saved_sequence_goes_on_elsewhere,
+    check_a_sequence_is_put_back_beside_a_running_one,
     check_forced_tokens_count_as_drawn,
     check_a_closed_request_is_gone,
 )

@@ -10,7 +10,15 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from localllm.contract.backend import LoadRequest
-from localllm.contract.decoder import Capabilities, ConstraintCompiler, Decoder, KvLayout, PromptRenderer, Tokenizer
+from localllm.contract.decoder import (
+    Capabilities,
+    ConstraintCompiler,
+    Decoder,
+    KvLayout,
+    PromptRenderer,
+    StateSaving,
+    Tokenizer,
+)
 from localllm.contract.model import ModelInfo
 from localllm.testing.byte_text import N_VOCAB, ByteTokenizer, PlainRenderer
 from localllm.testing.fake_constraints import FakeConstraints
@@ -64,12 +72,17 @@ class FakeSettings(FaultSettings):
     can_score: bool = True
     can_constrain: bool = True  # constraints are taken, and change nothing
     end_one_in: int = 0  # one in so many tokens ends the answer; 0: it goes on to its limit
+    saved_ram_bytes: int = 0  # for states of conversations that left the cache, 8 bytes a token
+    saved_disk_bytes: int = 0
     text: str | None = None  # what an echo answers in place of the prompt
 
     def capabilities(self) -> Capabilities:
         """Return the memory that these settings describe."""
         names = {field.name for field in fields(Capabilities)}
-        return Capabilities(**{field.name: getattr(self, field.name) for field in fields(self) if field.name in names})
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name in names}
+        if self.saved_ram_bytes or self.saved_disk_bytes:
+            values["saving"] = StateSaving(self.saved_ram_bytes, 8, disk_bytes=self.saved_disk_bytes, identity="fake")
+        return Capabilities(**values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +143,8 @@ def _model(settings: FakeSettings, decoder: Decoder) -> FakeModel:
     """Put the faults that are asked for around a decoder."""
     for after_steps, call in settings.step_faults():
         decoder = CrashingDecoder(decoder, after_steps, call)
-    info = ModelInfo(settings.context_length, N_VOCAB, description="fake", has_chat_template=True)
+    info = ModelInfo(
+        settings.context_length, N_VOCAB, description="fake", has_chat_template=True, parallel=settings.parallel
+    )
     constraints = FakeConstraints() if settings.can_constrain else None
     return FakeModel(info, decoder, ByteTokenizer(), PlainRenderer(), constraints)

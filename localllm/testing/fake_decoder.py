@@ -12,10 +12,12 @@ from localllm.contract.decoder import (
     Decoder,
     Plan,
     Sampled,
+    SavingDecoder,
     Scored,
     ScoringDecoder,
     SequenceKey,
     Slice,
+    State,
 )
 from localllm.contract.generation import SamplingParams
 from localllm.testing.fake_memory import FakeMemory, mix, violated
@@ -49,11 +51,18 @@ class FakeDecoder:
     At temperature 0 of nothing else; otherwise also of the choice's seed and of how many tokens it drew. It refuses
     (``ContractViolation``) whatever the contract forbids, above all a row that holds other tokens than the choice's own
     prompt and answer. ``alphabet`` are the bytes that it writes; one in ``end_one_in`` tokens ends the answer (0:
-    none). ``tokens_per_draw`` above 1 behaves like speculation: several tokens from one row, the same text.
+    none). ``tokens_per_draw`` above 1 behaves like speculation: several tokens from one row, the same text. One in
+    ``fail_state_one_in`` states can't be saved, or can't be restored (0: none).
     """
 
     def __init__(
-        self, capabilities: Capabilities, *, alphabet: bytes = _LETTERS, end_one_in: int = 0, tokens_per_draw: int = 1
+        self,
+        capabilities: Capabilities,
+        *,
+        alphabet: bytes = _LETTERS,
+        end_one_in: int = 0,
+        tokens_per_draw: int = 1,
+        fail_state_one_in: int = 0,
     ) -> None:
         self.memory = FakeMemory(capabilities)
         self.plans: deque[Plan] = deque(maxlen=RECENT_PLANS)
@@ -61,6 +70,8 @@ class FakeDecoder:
         self._alphabet = alphabet
         self._end_one_in = end_one_in
         self._tokens_per_draw = tokens_per_draw
+        self._fail_state_one_in = fail_state_one_in
+        self.n_saves = self.n_restores = 0  # asked for, whether or not they came to something
         self._samplers: dict[str, list[FakeSampler]] = {}
         self._submitted: Plan | None = None
         self._collected: Plan | None = None
@@ -121,6 +132,31 @@ class FakeDecoder:
         if plan is None or not any(part.targets for part in plan.slices):
             violated("scores of a plan that was not collected just now, or has no targets")
         return {part.seq: self._score(part) for part in plan.slices if part.targets}
+
+    def save(self, seq: int) -> State | None:
+        """Return the hashes of what a sequence holds."""
+        self._check_may_move()
+        self.n_saves += 1
+        state = self.memory.save(seq)
+        return None if self._fails() else state
+
+    def restore(self, seq: int, state: State, n_tokens: int) -> bool:
+        """Put the hashes of a sequence back."""
+        self._check_may_move()
+        self.n_restores += 1
+        if self._fails():
+            return False
+        self.memory.restore(seq, state, n_tokens)
+        return True
+
+    def _check_may_move(self) -> None:
+        if self._capabilities.saving is None:
+            violated("this decoder can't save")
+        if self._submitted is not None:
+            violated("a state is moved while a plan is computed")
+
+    def _fails(self) -> bool:
+        return bool(self._fail_state_one_in) and (self.n_saves + self.n_restores) % self._fail_state_one_in == 0
 
     def force(self, key: SequenceKey, tokens: Sequence[int]) -> None:
         """Go on from tokens that the engine wrote."""
@@ -231,6 +267,14 @@ class WrappedDecoder:
     def scores(self) -> Mapping[int, Sequence[Scored]]:
         """Pass on, where the wrapped decoder can score."""
         return cast(ScoringDecoder, self._decoder).scores()
+
+    def save(self, seq: int) -> State | None:
+        """Pass on, where the wrapped decoder can save."""
+        return cast(SavingDecoder, self._decoder).save(seq)
+
+    def restore(self, seq: int, state: State, n_tokens: int) -> bool:
+        """Pass on, where the wrapped decoder can save."""
+        return cast(SavingDecoder, self._decoder).restore(seq, state, n_tokens)
 
     def force(self, key: SequenceKey, tokens: Sequence[int]) -> None:
         """Pass on."""

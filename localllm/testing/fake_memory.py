@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
-from localllm.contract.decoder import Capabilities, Clear, Copy, Op, Plan, Slice, Truncate
+from localllm.contract.decoder import Capabilities, Clear, Copy, Op, Plan, Slice, State, Truncate
 
 _MASK = (1 << 64) - 1
 
@@ -40,6 +40,8 @@ class FakeMemory:
         self._groups: dict[int, str] = {}  # by sequence: of the adapters that its cells were computed with
         self._users: dict[int, int] = {}  # cell: number of sequences that hold it
         self._next_cell = 0
+        self._sources: set[int] = set()  # of copies since the last batch: real ones may be done with the next
+        self._targets: set[int] = set()
         self._ops: Mapping[type[Op], Callable[..., None]] = {
             Clear: self._clear,
             Truncate: self._truncate,
@@ -60,9 +62,38 @@ class FakeMemory:
         for op in plan.ops:
             self._ops[type(op)](op)
         self._check_batch(plan)
+        if plan.slices:
+            self._sources.clear()
+            self._targets.clear()
         for part in plan.slices:
             self._check_group(part, plan.group)
             self._append(part)
+        self._check_cells()
+
+    def save(self, seq: int) -> bytes:
+        """Return what ``seq`` holds: the group, then the hash of each position. Raises ``ContractViolation``."""
+        if not self.held(seq):
+            violated(f"sequence {seq} is to be saved, but holds nothing")
+        if seq in self._targets:
+            violated(f"sequence {seq} is to be saved, but what was copied into it may not be there yet")
+        group = self._groups[seq].encode()
+        hashes = b"".join(state.to_bytes(8) for state in self._hashes[seq])
+        return len(group).to_bytes(2) + group + hashes
+
+    def restore(self, seq: int, state: State, n_tokens: int) -> None:
+        """Make empty ``seq`` hold what was saved. Raises ``ContractViolation``."""
+        if self.held(seq):
+            violated(f"sequence {seq} is to be restored, but is not empty")
+        if seq in self._sources or seq in self._targets:
+            violated(f"sequence {seq} is to be restored, but a copy may still read or write it")
+        data = bytes(state)
+        start = 2 + int.from_bytes(data[:2])
+        if len(data) != start + 8 * n_tokens:
+            violated(f"{len(data)} bytes are not the state of {n_tokens} tokens")
+        self._groups[seq] = data[2:start].decode()
+        self._hashes[seq] = [int.from_bytes(data[at : at + 8]) for at in range(start, len(data), 8)]
+        self._cells[seq] = [self._new_cell() for _ in range(n_tokens)]
+        self._users.update(dict.fromkeys(self._cells[seq], 1))
         self._check_cells()
 
     def hash_after(self, seq: int, length: int) -> int:
@@ -95,6 +126,8 @@ class FakeMemory:
             violated(f"{op} but the source holds {held} positions")
         if op.length < held and not self._capabilities.can_truncate:
             violated(f"{op} is partial ({held} held), which this memory refuses")
+        self._sources.add(op.source)
+        self._targets.add(op.target)
         self._groups[op.target] = self._groups[op.source]
         self._hashes[op.target] = self._hashes[op.source][: op.length]
         if self._capabilities.layout == "unified":

@@ -22,7 +22,7 @@ from localllm.worker.discipline import discipline_of
 from localllm.worker.inbox import Inbox
 from localllm.worker.lifeline import claim_pipes, die_with_parent, limit_damage
 from localllm.worker.outbox import Outbox
-from localllm.worker.runtime import CommandReader, Runtime, end_process_by_error, start_thread
+from localllm.worker.runtime import FILING_SECONDS, CommandReader, Runtime, end_process_by_error, start_thread
 
 EXIT_LOAD_FAILED = 1
 _USAGE = "localllm.worker is started by the localllm server, with frames on its pipes. Run 'localllm serve' instead.\n"
@@ -57,7 +57,7 @@ def _serve(stream: ReadableStream, write: Callable[[bytes], None], is_writable: 
     start_thread("reader", reader.run)
     load = hello.load
     try:
-        discipline = discipline_of(_load(hello), load.mode, load.model_id, time.monotonic)
+        discipline = discipline_of(_load(hello), load.mode, load.model_id, time.monotonic, load.state_dir)
         discipline.self_test(load.model_id)
         discipline.preload(load.preload)
     except LocalLLMError as error:
@@ -71,6 +71,9 @@ def _serve(stream: ReadableStream, write: Callable[[bytes], None], is_writable: 
     _send(write, Ready(discipline.info))
     start_thread("output", outbox.run)
     runtime.run()
+    reader.leaving.set()
+    late_at = time.monotonic() + FILING_SECONDS
+    discipline.leave(lambda: time.monotonic() >= late_at)
     discipline.close()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
 from localllm.contract.backend import LoadedModel, LoadedPooler
@@ -22,6 +23,7 @@ from localllm.worker.pool_intake import prepare_pool
 from localllm.worker.pool_self_test import run_pool_self_test
 from localllm.worker.preload import preload_tokens
 from localllm.worker.self_test import run_self_test
+from localllm.worker.state_files import FOLDER, FolderStateFiles
 from localllm.worker.texts import answer_text
 
 PreparedT = TypeVar("PreparedT", bound=Prepared)
@@ -82,17 +84,22 @@ class Discipline(Protocol[PreparedT]):
         """
         ...
 
+    def leave(self, is_late: Callable[[], bool]) -> None:
+        """Give up all requests, and put down what the next worker can use, until it is late (step thread)."""
+        ...
+
     def close(self) -> None:
         """Free the model; called once, after the last step."""
         ...
 
 
 class Generation:
-    """Serves a model that writes text."""
+    """Serves a model that writes text. ``state_dir`` is where its conversations outlive this process."""
 
-    def __init__(self, model: LoadedModel, clock: Callable[[], float]) -> None:
+    def __init__(self, model: LoadedModel, clock: Callable[[], float], state_dir: str | None = None) -> None:
         self.info = model.info
-        self.loop = StepLoop(model.decoder, model.tokenizer, clock)
+        self.loop = StepLoop(model.decoder, model.tokenizer, clock, _state_files(model, state_dir))
+        self.leave = self.loop.leave
         self.close = model.close
         self._model = model
 
@@ -142,13 +149,27 @@ class Pooling:
     def preload(self, beginnings: Sequence[ChatPrompt]) -> None:
         """Do nothing: texts that are pooled have no beginning in common, and the server sends none."""
 
+    def leave(self, is_late: Callable[[], bool]) -> None:
+        """Do nothing: what is pooled leaves nothing behind."""
+
     def prepare(self, submit: Submit, queued_at: float) -> Iterator[PreparedPool | None]:
         """Tokenise the inputs, some at a time."""
         return prepare_pool(submit, self._model, self._pooling, queued_at=queued_at)
 
 
+def _state_files(model: LoadedModel, state_dir: str | None) -> FolderStateFiles | None:
+    saving = model.decoder.capabilities.saving
+    if saving is None or not saving.disk_bytes or state_dir is None:
+        return None
+    return FolderStateFiles(Path(state_dir) / FOLDER, saving)
+
+
 def discipline_of(
-    model: LoadedModel | LoadedPooler, mode: Mode, model_id: str, clock: Callable[[], float]
+    model: LoadedModel | LoadedPooler,
+    mode: Mode,
+    model_id: str,
+    clock: Callable[[], float],
+    state_dir: str | None = None,
 ) -> Discipline[Any]:
     """Return how a model that was loaded in ``mode`` is served. Raises ``ModelLoadError`` where it can't be."""
     needed = "pooler" if mode is Mode.POOL else "decoder"
@@ -158,7 +179,7 @@ def discipline_of(
         )
         raise ModelLoadError(message)
     if mode is Mode.GENERATE:
-        return Generation(cast(LoadedModel, model), clock)
+        return Generation(cast(LoadedModel, model), clock, state_dir)
     if model.info.pooling is None:
         message = f"The engine of model {model_id!r} loaded it to pool, but does not say how it pools (info.pooling)."
         raise ModelLoadError(message)

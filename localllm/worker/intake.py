@@ -68,6 +68,7 @@ def prepare(submit: Submit, model: LoadedModel, *, queued_at: float) -> Prepared
         warnings=warnings if rendered is None else (*rendered.warnings, *warnings),
         reply=ReplyRules() if rendered is None else rendered.reply,
         group=_group(request.adapters, model.info),
+        goes_on=request.keep,
     )
 
 

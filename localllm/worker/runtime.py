@@ -21,7 +21,8 @@ from localllm.worker.outbox import Outbox
 from localllm.worker.preparer import Preparer
 
 EXIT_SOFTWARE = 70  # sysexits.h: EX_SOFTWARE
-LEAVE_SECONDS = 5.0  # for freeing the model after Shutdown; then the process ends whatever it is doing
+LEAVE_SECONDS = 5.0  # for noticing Shutdown, and for freeing the model; then the process ends whatever it is doing
+FILING_SECONDS = 8.0  # for writing conversations to disk in between
 _FLUSH_SECONDS = 1.0
 
 PreparedT = TypeVar("PreparedT", bound=Prepared)
@@ -38,6 +39,7 @@ class CommandReader:
         self._inbox = inbox
         self._clock = clock
         self.serving = threading.Event()  # set once there is a model that wants to be closed
+        self.leaving = threading.Event()  # set once the step thread has noticed that it is to be
 
     def run(self) -> None:
         """Read until the end (reader thread)."""
@@ -57,7 +59,8 @@ class CommandReader:
     def _leave(self) -> None:
         if self.serving.is_set():
             self._inbox.shut_down()
-            time.sleep(LEAVE_SECONDS)  # the step thread ends the process before this is over, unless it hangs
+            if self.leaving.wait(LEAVE_SECONDS):  # a step thread that hangs gets no more time than that
+                time.sleep(FILING_SECONDS + LEAVE_SECONDS)  # it ends the process before this is over
         os._exit(0)
 
 

@@ -6,6 +6,7 @@ from starlette.routing import Route
 
 from localllm import PluginContext, RegisterRoute, hookimpl
 
+from .doc import CHAT_DOC
 from .endpoint import ChatEndpoint
 from .settings import ChatSettings
 
@@ -22,4 +23,4 @@ def localllm_register_routes(context: PluginContext, register: RegisterRoute) ->
     endpoint = ChatEndpoint(context)
     for prefix in ("/v1", ""):
         path = f"{prefix}/chat/completions"
-        register(Route(path, endpoint.handle, methods=["POST"]), name=f"chat:{path}")
+        register(Route(path, endpoint.handle, methods=["POST"]), name=f"chat:{path}", doc=CHAT_DOC if prefix else None)

@@ -39,7 +39,7 @@ class ChatEndpoint:
             calls=wanted.call_form,
             reasoning=self._settings.reasoning_field if wanted.shows_reasoning else None,
         )
-        events = stream_generation(request, self._context, spec.id, generate)
+        events = stream_generation(request, self._context, spec.id, generate, session=wanted.session)
         if wanted.stream:
             chunks = response_chunks(
                 shape,

@@ -6,6 +6,7 @@ from starlette.routing import Route
 
 from localllm import PluginContext, RegisterRoute, hookimpl
 
+from .doc import COMPLETIONS_DOC
 from .endpoint import CompletionsEndpoint
 
 
@@ -15,4 +16,5 @@ def localllm_register_routes(context: PluginContext, register: RegisterRoute) ->
     endpoint = CompletionsEndpoint(context)
     for prefix in ("/v1", ""):
         path = f"{prefix}/completions"
-        register(Route(path, endpoint.handle, methods=["POST"]), name=f"completions:{path}")
+        doc = COMPLETIONS_DOC if prefix else None
+        register(Route(path, endpoint.handle, methods=["POST"]), name=f"completions:{path}", doc=doc)

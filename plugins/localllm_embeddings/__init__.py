@@ -6,6 +6,7 @@ from starlette.routing import Route
 
 from localllm import PluginContext, RegisterRoute, hookimpl
 
+from .doc import EMBEDDINGS_DOC
 from .endpoint import EmbeddingsEndpoint
 
 
@@ -15,4 +16,5 @@ def localllm_register_routes(context: PluginContext, register: RegisterRoute) ->
     endpoint = EmbeddingsEndpoint(context)
     for prefix in ("/v1", ""):
         path = f"{prefix}/embeddings"
-        register(Route(path, endpoint.handle, methods=["POST"]), name=f"embeddings:{path}")
+        doc = EMBEDDINGS_DOC if prefix else None
+        register(Route(path, endpoint.handle, methods=["POST"]), name=f"embeddings:{path}", doc=doc)

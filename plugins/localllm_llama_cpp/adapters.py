@@ -12,18 +12,19 @@ import llama_cpp.llama_cpp as lib
 from localllm import ModelLoadError
 
 from .adapter_settings import AdapterSettings
-from .log import NativeLog
+from .log import Buffer, NativeLog
 
 _MAGIC = b"GGUF"
 
 
 @dataclass(frozen=True, slots=True)
 class Adapters:
-    """A model's adapters with their usual scales. The library frees them with the model."""
+    """A model's adapters with their usual scales, and what they took. The library frees them with the model."""
 
     names: tuple[str, ...] = ()
     scales: tuple[float, ...] = ()
     handles: Sequence[Any] = field(default_factory=tuple)
+    buffers: tuple[Buffer, ...] = ()
 
     def apply(self, context: Any, scales: Sequence[float] | None = None) -> None:  # noqa: ANN401  # llama_context
         """Have ``context`` compute with the adapters, at ``scales`` or their usual ones; 0 leaves one out.
@@ -55,11 +56,10 @@ def load_adapters(model_id: str, model: Any, log: NativeLog, wanted: Sequence[Ad
 
     Raises ``ModelLoadError``, which names the file.
     """
-    return Adapters(
-        tuple(adapter.label for adapter in wanted),
-        tuple(adapter.scale for adapter in wanted),
-        [_load(model_id, model, log, adapter) for adapter in wanted],
-    )
+    log.listen()
+    handles = [_load(model_id, model, log, adapter) for adapter in wanted]
+    labels, scales = [adapter.label for adapter in wanted], [adapter.scale for adapter in wanted]
+    return Adapters(tuple(labels), tuple(scales), handles, log.heard())
 
 
 def _load(model_id: str, model: Any, log: NativeLog, adapter: AdapterSettings) -> Any:  # noqa: ANN401

@@ -22,6 +22,7 @@ from localllm import (
     Scored,
     SequenceKey,
     Slice,
+    State,
     Truncate,
     scales_of,
 )
@@ -34,6 +35,7 @@ from .grammars import Masks
 from .idle_work import IdleWork
 from .logprobs import RowLogprobs
 from .sampling import RequestSampler
+from .sequence_state import SequenceStates
 
 DECODE_ERRORS = {
     1: "no room in the KV cache for the batch",
@@ -73,6 +75,7 @@ class LlamaDecoder:
         self._idle_work = idle_work
         self._adapters = adapters
         self._group = Plan().group  # whose adapters are in the context
+        self._states = SequenceStates(context, capabilities)
         self._batch = Batch(capabilities.n_batch)
         self._candidates = Candidates(n_vocab)
         self._samplers: dict[str, RequestSampler] = {}
@@ -126,6 +129,7 @@ class LlamaDecoder:
         if code != 0:
             message = f"llama_decode returned {code}: {DECODE_ERRORS.get(code, 'unknown error')}"
             raise RuntimeError(message)
+        self._states.decoded()
         for part in plan.slices:
             self._lengths[part.seq] = part.start + len(part.tokens)
         for part in fillers:
@@ -164,6 +168,16 @@ class LlamaDecoder:
             ]
             for part, rows in self._score_rows
         }
+
+    def save(self, seq: int) -> State | None:
+        """Return what a sequence holds, in the library's own form; None where that can't be had."""
+        return self._states.save(seq)
+
+    def restore(self, seq: int, state: State, n_tokens: int) -> bool:
+        """Put what was saved into an empty sequence; False where the library refuses it."""
+        done = self._states.restore(seq, state, n_tokens)
+        self._lengths[seq] = n_tokens if done else 0
+        return done
 
     def _draw_again(self, refused: Sequence[_Refused], drawn: dict[SequenceKey, Sequence[Sampled]]) -> None:
         """Draw for keys whose first token their grammars don't allow; all grammars are asked at the same time."""
@@ -219,6 +233,7 @@ class LlamaDecoder:
             raise RuntimeError(message)
 
     def _copy(self, op: Copy) -> None:
+        self._states.copied(op.source, op.target)
         if self._capabilities.layout == "unified" and self._capabilities.can_truncate:
             lib.llama_memory_seq_cp(self._memory, op.source, op.target, 0, op.length)
             return

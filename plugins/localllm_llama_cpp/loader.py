@@ -11,6 +11,7 @@ import jinja2
 import llama_cpp.llama_cpp as lib
 
 from localllm import (
+    Capabilities,
     LoadRequest,
     Mode,
     ModelFileError,
@@ -32,12 +33,14 @@ from .header import ModelHeader
 from .idle_work import IdleWork
 from .loading import Loading
 from .log import native_log
+from .memory import MemoryPlan
 from .memory_meter import MemoryMeter
 from .native_params import model_params, uses_gpu
-from .offload import describe_offload, plan_for
+from .offload import describe_offload, plan_for, telling
 from .pool_loader import LlamaPoolerModel, assemble_pooler
 from .sampler_factory import SamplerFactory, SeedSource, VocabularyFacts
 from .sandbox import TemplateLimitError
+from .saving import with_saving
 from .settings import LlamaCppSettings
 from .template import ChatTemplate
 from .template_source import TemplateSource, template_source
@@ -80,15 +83,17 @@ def load(request: LoadRequest) -> LlamaModel | LlamaPoolerModel:
     free_bytes = available_memory_bytes()
     lib.llama_backend_init()
     offload, settings = plan_for(request, path, settings)
-    native = _load_file(request, path, settings)
-    loading = Loading(request, path, native, settings, offload, free_bytes, meter)
-    try:
-        native.adapters = load_adapters(request.model_id, native.model, native.log, settings.lora)
-        meter.file_is_loaded(native.buffers)
-        return assemble_pooler(loading) if request.mode is Mode.POOL else _assemble(loading)
-    except BaseException:
-        native.close()
-        raise
+    with telling(offload):
+        native = _load_file(request, path, settings)
+        loading = Loading(request, path, native, settings, offload, free_bytes, meter)
+        try:
+            native.adapters = load_adapters(request.model_id, native.model, native.log, settings.lora)
+            native.buffers += native.adapters.buffers
+            meter.file_is_loaded(native.buffers)
+            return assemble_pooler(loading) if request.mode is Mode.POOL else _assemble(loading)
+        except BaseException:
+            native.close()
+            raise
 
 
 def _checked_path(request: LoadRequest) -> Path:
@@ -130,7 +135,7 @@ def _assemble(loading: Loading) -> LlamaModel:
     plan = make_context(request.model_id, native, header, settings, loading.cache_budget())
     native.adapters.apply(native.context)
     loading.meter.context_is_made()
-    capabilities = describe_context(native, header, settings, plan)
+    capabilities = with_saving(describe_context(native, header, settings, plan), loading, header)
     vocab = lib.llama_model_get_vocab(native.model)
     tokenizer = LlamaTokenizer(vocab)
     vocabulary = GrammarVocabulary(vocab, tokenizer.end_tokens)
@@ -159,15 +164,13 @@ def _assemble(loading: Loading) -> LlamaModel:
             notes=(*loading.offload.notes, *plan.notes, *chat.notes),
             meta={
                 "architecture": header.architecture,
-                "kv_layout": capabilities.layout,
-                "kv_cells": capabilities.n_cells,
-                "parallel": capabilities.parallel,
-                "cached_sequences": plan.cached_sequences,
+                **_describe_memory(capabilities, plan),
                 "offload": describe_offload(loading.offload, int(lib.llama_model_n_layer(native.model))),
                 **({"lora": native.adapters.describe()} if native.adapters.names else {}),
                 **chat.meta,
             },
             adapters=native.adapters.named,
+            parallel=capabilities.parallel,
             memory=loading.memory(GRAMMAR_BYTES_PER_TOKEN * tokenizer.n_vocab),
         ),
         decoder=LlamaDecoder(
@@ -184,6 +187,15 @@ def _assemble(loading: Loading) -> LlamaModel:
     # It stalls the step thread, and all answers, for a third of a second: better while there are none.
     ahead.start()
     return model
+
+
+def _describe_memory(capabilities: Capabilities, plan: MemoryPlan) -> dict[str, Any]:
+    return {
+        "kv_layout": capabilities.layout,
+        "kv_cells": capabilities.n_cells,
+        "parallel": capabilities.parallel,
+        "cached_sequences": plan.cached_sequences,
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,14 +32,17 @@ class Loading:
         """The size of the tensors."""
         return int(lib.llama_model_size(self.native.model))
 
-    def host_budget(self) -> int:
-        """Return what caches and long texts may take of the computer's memory.
+    def unclaimed_bytes(self) -> int:
+        """Return what the weights leave of the computer's memory.
 
-        The weights of a mapped file come into memory only as they are used, so that what is free now would deceive.
+        Those of a mapped file come into memory only as they are used, so that what is free now would deceive.
         """
         offloaded = sum(place.weights_bytes for place in self.offload.placements)
-        weights = max(0, self.weights_bytes - offloaded)
-        return max(0, int((self.free_bytes - weights) * self.settings.memory_fraction))
+        return max(0, self.free_bytes - max(0, self.weights_bytes - offloaded))
+
+    def host_budget(self) -> int:
+        """Return what caches and long texts may take of the computer's memory."""
+        return int(self.unclaimed_bytes() * self.settings.memory_fraction)
 
     def cache_budget(self) -> int:
         """Return what the KV cache may take on all devices together."""

@@ -16,12 +16,12 @@ _EXPECTED = (
     "possible training context overflow",  # a pool for several contexts is longer than one, on purpose
     "model default pooling_type is",  # many files leave it out, and it is chosen for them
 )
-_BUFFER = re.compile(r"(\S+)\s+(model|KV|RS|output|compute) buffer size\s*=\s*(\d+\.\d+) MiB")
+_BUFFER = re.compile(r"(\S+)\s+(model|LoRA|KV|RS|output|compute) buffer size\s*=\s*(\d+\.\d+) MiB")
 _MEBIBYTE = 1024 * 1024
 
 
 class Buffer(NamedTuple):
-    """Memory that the library took: for what ("model", "KV", "RS", "output", "compute"), and of which kind."""
+    """Memory that the library took: for what ("model", "LoRA", "KV", "RS", "output", "compute"), and of which kind."""
 
     purpose: str
     place: str  # "CPU", "CPU_Mapped", "CUDA0", …

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from localllm import MemoryUse, Mode, ModelSpec
@@ -26,7 +27,7 @@ def estimate(spec: ModelSpec, mode: Mode) -> MemoryUse | None:
     """Return what the worker will measure, nearly; None when the header was not read or is silent about its sizes.
 
     The cache is planned as the loader plans it, but with the machine's whole memory instead of what is free now: so
-    the answer stays the same whatever else is loaded.
+    the answer stays the same whatever else is loaded. Looks at the sizes of adapters, and reads no file.
     """
     hyperparameters = spec.meta.get("hyperparameters")
     if not isinstance(hyperparameters, dict):
@@ -40,6 +41,7 @@ def estimate(spec: ModelSpec, mode: Mode) -> MemoryUse | None:
     budget_bytes = max(0, int((total_memory_bytes() - weights_bytes) * settings.memory_fraction))
     n_merges = _integer(hyperparameters.get("tokenizer.merges"))
     process_bytes = PROCESS_BYTES + VOCABULARY_BYTES_PER_TOKEN * facts.n_vocab + MERGE_BYTES * n_merges
+    process_bytes += sum(_file_bytes(adapter.file) for adapter in settings.lora)
     sizes = _pool if mode is Mode.POOL else _generate
     cache_bytes, compute_bytes = sizes(facts, settings, budget_bytes)
     return MemoryUse(weights_bytes, cache_bytes, compute_bytes + process_bytes)
@@ -82,6 +84,14 @@ def _pool(facts: ModelFacts, settings: LlamaCppSettings, budget_bytes: int) -> t
     )
     plan = plan_pool(wanted, shape, budget_bytes)
     return round(plan.cache_bytes(shape)), pooling_bytes(facts, plan, flash_attention=flash)
+
+
+def _file_bytes(path: Path) -> int:
+    """Return the size of an adapter, which is read into memory as a whole; 0 where loading will say what is wrong."""
+    try:
+        return path.stat().st_size
+    except (OSError, ValueError):  # ValueError: a name with a NUL in it
+        return 0
 
 
 def _integer(value: Any) -> int:  # noqa: ANN401

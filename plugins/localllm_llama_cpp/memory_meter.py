@@ -47,7 +47,8 @@ class MemoryMeter:
         own = self._own + max(0, now - self._mark)
         graphs = sum(one.n_bytes for one in buffers if one.purpose in _GRAPHS)
         caches = sum(one.n_bytes for one in buffers if one.purpose in _CACHES)
-        return MemoryUse(weights_bytes, caches, graphs + own + later_bytes)
+        adapters = sum(one.n_bytes for one in buffers if one.purpose == "LoRA" and not _is_host(one.place))
+        return MemoryUse(weights_bytes, caches, graphs + own + adapters + later_bytes)
 
 
 def anonymous_bytes() -> int | None:
@@ -61,4 +62,9 @@ def anonymous_bytes() -> int | None:
 
 def _is_private_host(place: str) -> bool:
     """Whether weights lie in memory of the process itself: neither mapped, nor on a GPU."""
-    return place.startswith(("CPU", "AMX", "BLAS")) and not place.endswith("_Mapped")
+    return _is_host(place) and not place.endswith("_Mapped")
+
+
+def _is_host(place: str) -> bool:
+    """Whether something does not lie on a GPU. Adapters beside a mapped file are announced as mapped, and are not."""
+    return place.startswith(("CPU", "AMX", "BLAS"))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import llama_cpp.llama_cpp as lib
 
-from localllm import LoadRequest, Mode, ModelLoadError
+from localllm import LoadRequest, LocalLLMError, Mode, ModelLoadError
 
 from .compute_memory import generation_bytes
 from .devices import list_devices
@@ -69,12 +71,25 @@ def describe_offload(plan: OffloadPlan, n_layer: int) -> Mapping[str, Any]:
     }
 
 
+@contextmanager
+def telling(plan: OffloadPlan) -> Iterator[None]:
+    """Have errors that speak of lacking memory say how many layers were planned for GPUs: the next try takes fewer."""
+    try:
+        yield
+    except LocalLLMError as error:
+        if error.detail.get("reason") == "memory":
+            error.detail["gpu_layers"] = plan.layers
+        raise
+
+
 def model_costs(path: Path, settings: LlamaCppSettings, mode: Mode) -> ModelCosts:
-    """Return what each layer of a file takes, read in its header.
+    """Return what each layer of a file takes, with its parts of the adapters, read in their headers.
 
     A header that is silent about its sizes gives costs without a cache: loading will say what is wrong with it.
     """
-    tensors = tensor_bytes(path)
+    tensors = Counter(tensor_bytes(path))
+    for adapter in settings.lora:
+        tensors.update(tensor_bytes(adapter.file))  # its tensors are called as those that they change, and go with them
     architecture, numbers, n_vocab = read_numbers(path)
     try:
         facts = read_facts(architecture, numbers.get, n_vocab)

@@ -72,6 +72,7 @@ def assemble_pooler(loading: Loading) -> LlamaPoolerModel:
                 "offload": describe_offload(loading.offload, int(lib.llama_model_n_layer(native.model))),
             },
             memory=loading.memory(_results_bytes(plan, tokenizer.n_vocab, native)),
+            parallel=plan.batch_texts,
             pooling=PoolingInfo(kind, 1, score.scale) if score else PoolingInfo(kind, width),
         ),
         pooler=LlamaPooler(native.context, plan, kind, width, score),

@@ -64,6 +64,18 @@ class LlamaCppSettings:
         minimum=0.05,
         maximum=1.0,
     )
+    saved_state_ram_mib: int = setting(
+        512,
+        "Memory, in MiB, for conversations that are kept and have no room left in the KV cache; never more than an "
+        "eighth of what is free; 0: they are evaluated again.",
+        minimum=0,
+    )
+    saved_state_disk_mib: int = setting(
+        2048,
+        "Disk space, in MiB, for what was evaluated of kept conversations when a model is unloaded, all models "
+        "together; 0: nothing is written.",
+        minimum=0,
+    )
     n_gpu_layers: Literal["auto"] | int = setting(
         "auto",
         "Layers on the GPU, the output layer counted: 'auto' (as many as fit), -1 (all) or a number.",

@@ -52,7 +52,7 @@ def tensor_bytes(path: Path) -> Mapping[str, int]:
     """
     gguf = _library()
     found: dict[str, int] = {}
-    for part in _parts(path):
+    for part in parts_of(path):
         with _opened(part) as file:
             for index in range(gguf.gguf_get_n_tensors(file) if file else 0):
                 name = gguf.gguf_get_tensor_name(file, index).decode("utf-8", "replace")
@@ -122,7 +122,8 @@ def _opened(path: Path) -> Iterator[Any]:
             gguf.gguf_free(context)
 
 
-def _parts(path: Path) -> list[Path]:
+def parts_of(path: Path) -> list[Path]:
+    """Return all files of a model, of which ``path`` is the first."""
     match = _PART.fullmatch(path.name)
     if match is None:
         return [path]

@@ -6,6 +6,7 @@ from starlette.routing import Route
 
 from localllm import PluginContext, RegisterRoute, hookimpl
 
+from .doc import COHERE_V2_DOC, RERANK_DOC
 from .endpoint import RerankEndpoint
 
 PATHS = ("/v1/rerank", "/rerank", "/v1/reranking", "/reranking")
@@ -17,5 +18,7 @@ def localllm_register_routes(context: PluginContext, register: RegisterRoute) ->
     """Add one endpoint under the paths that clients ask for."""
     endpoint = RerankEndpoint(context)
     for path in PATHS:
-        register(Route(path, endpoint.handle, methods=["POST"]), name=f"rerank:{path}")
-    register(Route(COHERE_V2_PATH, endpoint.handle_v2, methods=["POST"]), name=f"rerank:{COHERE_V2_PATH}")
+        doc = RERANK_DOC if path == PATHS[0] else None
+        register(Route(path, endpoint.handle, methods=["POST"]), name=f"rerank:{path}", doc=doc)
+    route = Route(COHERE_V2_PATH, endpoint.handle_v2, methods=["POST"])
+    register(route, name=f"rerank:{COHERE_V2_PATH}", doc=COHERE_V2_DOC)

@@ -6,6 +6,7 @@ from starlette.routing import Route
 
 from localllm import PluginContext, RegisterRoute, hookimpl
 
+from .doc import APPLY_TEMPLATE_DOC, DETOKENIZE_DOC, INPUT_TOKENS_DOC, TOKENIZE_DOC
 from .endpoint import TokenizeEndpoints
 
 
@@ -14,12 +15,13 @@ def localllm_register_routes(context: PluginContext, register: RegisterRoute) ->
     """Add the endpoints, with and without ``/v1``."""
     endpoints = TokenizeEndpoints(context)
     handlers = {
-        "/tokenize": endpoints.tokenize,
-        "/detokenize": endpoints.detokenize,
-        "/apply-template": endpoints.apply_template,
-        "/chat/completions/input_tokens": endpoints.input_tokens,
+        "/tokenize": (endpoints.tokenize, TOKENIZE_DOC),
+        "/detokenize": (endpoints.detokenize, DETOKENIZE_DOC),
+        "/apply-template": (endpoints.apply_template, APPLY_TEMPLATE_DOC),
+        "/chat/completions/input_tokens": (endpoints.input_tokens, INPUT_TOKENS_DOC),
     }
-    for place, handler in handlers.items():
+    for place, (handler, doc) in handlers.items():
         for prefix in ("", "/v1"):
             path = f"{prefix}{place}"
-            register(Route(path, handler, methods=["POST"]), name=f"tokenize:{path}")
+            route = Route(path, handler, methods=["POST"])
+            register(route, name=f"tokenize:{path}", doc=doc if prefix else None)

@@ -79,6 +79,20 @@ def test_how_a_model_is_filed_and_kept(tmp_path: Path) -> None:
     assert check(tmp_path, "[models.define.a]\nttl_minutes = 0")["a"].ttl_seconds == 0
 
 
+@pytest.mark.parametrize(
+    ("keys", "bounds"),
+    [
+        ("", (0, 1)),
+        ("max_instances = 3", (0, 3)),
+        ("min_instances = 2", (2, 2)),
+        ("min_instances = 1\nmax_instances = 4", (1, 4)),
+    ],
+)
+def test_how_many_instances_there_are(keys: str, bounds: tuple[int, int], tmp_path: Path) -> None:
+    found = check(tmp_path, f"[models.define.a]\n{keys}")["a"]
+    assert (found.min_instances, found.max_instances) == bounds
+
+
 def test_what_a_model_makes_of_requests(tmp_path: Path) -> None:
     text = """
     [models.define.a]
@@ -126,6 +140,16 @@ def test_shared_settings_are_the_section_or_the_engines_defaults() -> None:
         (
             f'[models.define.q]\ntags = ["{"x" * 65}"]',
             f"models.define.q.tags: {'x' * 65!r}: a tag has 1 to 64 printable characters",
+        ),
+        (
+            "[models.define.q]\nmin_instances = 3\nmax_instances = 2",
+            "models.define.q.max_instances: must be at least min_instances (3), not 2",
+        ),
+        ("[models.define.q]\nmax_instances = 0", "models.define.q.max_instances: must be at least 1, not 0"),
+        ("[models.define.q]\nmin_instances = -1", "models.define.q.min_instances: must be at least 0, not -1"),
+        (
+            "[models.define.q]\nmax_instance = 1",
+            "models.define.q.max_instance: unknown key; did you mean max_instances?",
         ),
         ("[models.define.q]\nttl_minutes = -1", "models.define.q.ttl_minutes: must be at least 0, not -1.0"),
         ('[models.define.q]\nalias = ["x"]', "models.define.q.alias: unknown key; did you mean aliases?"),

@@ -54,13 +54,22 @@ def test_every_value_names_its_place(tmp_path: Path) -> None:
         ("LLAMA_N_BATCH", "512", "plugin.llama_cpp.n_batch", 512),
         ("LLAMA_N_THREADS", "8", "plugin.llama_cpp.threads", 8),
         ("LLAMA_LOG_LEVEL", "INFO", "log.level", "info"),
+        ("DEFAULT_MODEL", "llama3", "models.default", "llama3"),
     ],
 )
-def test_variables_of_gguf_openai_api_stand_for_keys(
+def test_variables_of_other_programs_stand_for_keys(
     tmp_path: Path, name: str, value: str, key: str, expected: object
 ) -> None:
     assert effective(tmp_path, "", **{name: value})[1][key] == (expected, f"environment {name}")
     assert FOREIGN_VARIABLES[name] == key
+
+
+def test_the_one_key_of_local_chat_completion_api_is_taken_as_it_stands(tmp_path: Path) -> None:
+    config, found = effective(tmp_path, "[server]\napi_keys = ['other']", API_KEY="your,secret-key")
+    assert config.server.api_keys == ["your,secret-key"]
+    assert found["server.api_keys"][1] == "environment API_KEY"
+    config, _ = effective(tmp_path, "", API_KEY="theirs", LOCALLLM_API_KEYS="a,b")
+    assert config.server.api_keys == ["a", "b"]
 
 
 def test_foreign_variables_count_over_the_file_and_below_our_own(tmp_path: Path) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from localllm.contract.decoder import Capabilities, Clear, Copy, Plan, SequenceKey, Slice, Truncate
+from localllm.contract.decoder import Capabilities, Clear, Copy, Plan, SequenceKey, Slice, StateSaving, Truncate
 from localllm.contract.generation import SamplingParams
 from localllm.testing.decoder_contract import CHECKS, Check
 from localllm.testing.decoders import ContractViolation, EchoDecoder, FakeDecoder
 
 TOKENS = tuple(b"a prompt of some length, with words in it")
 
+SAVING = StateSaving(ram_bytes=10_000, bytes_per_token=8)
+
 MEMORIES = {
-    "unified": Capabilities(context_length=100, n_cells=300, n_seq_max=4, n_batch=16, can_score=True),
-    "streams": Capabilities(context_length=75, n_cells=300, n_seq_max=4, n_batch=64, layout="streams"),
+    "unified": Capabilities(context_length=100, n_cells=300, n_seq_max=4, n_batch=16, can_score=True, saving=SAVING),
+    "streams": Capabilities(context_length=75, n_cells=300, n_seq_max=4, n_batch=64, layout="streams", saving=SAVING),
     "whole": Capabilities(context_length=100, n_cells=300, n_seq_max=4, n_batch=64, can_truncate=False),
     "no copy": Capabilities(context_length=100, n_cells=300, n_seq_max=4, n_batch=64, can_copy=False),
 }

@@ -12,7 +12,7 @@ from localllm.contract.decoder import Capabilities, Plan, Slice
 from localllm.contract.errors import UnsupportedFeatureError
 from localllm.contract.generation import ChoiceFinished, Chunk, Finished, PromptLogprobs, SamplingParams, Started
 from localllm.contract.wire import WorkerEvent
-from localllm.engine.scheduler import MAX_SCORED_ROWS
+from localllm.engine.scored_rows import MAX_SCORED_ROWS
 from localllm.engine.step_loop import PreparedRequest, StepLoop
 from localllm.testing.decoders import ByteTokenizer, ContractViolation, FakeDecoder
 from tests.engine.kit import ROOMY, SYSTEM, Engine, cached

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from hypothesis import strategies as st
 
 from localllm.contract.chat_format import ReplyRules, ThoughtFormat
-from localllm.contract.decoder import Capabilities
+from localllm.contract.decoder import Capabilities, StateSaving
 from localllm.contract.generation import SamplingParams
 from localllm.engine.step_loop import PreparedRequest
 from localllm.testing.decoders import FakeDecoder
@@ -23,6 +23,7 @@ class World:
     capabilities: Capabilities
     end_one_in: int
     tokens_per_draw: int
+    fail_state_one_in: int = 0
 
     def decoder(self, capabilities: Capabilities | None = None) -> FakeDecoder:
         # Two of the bytes are halves of a code point, so that broken and whole UTF-8 both occur.
@@ -31,6 +32,7 @@ class World:
             alphabet=b"abc\xc3\xa9",
             end_one_in=self.end_one_in,
             tokens_per_draw=self.tokens_per_draw,
+            fail_state_one_in=self.fail_state_one_in,
         )
 
 
@@ -47,6 +49,16 @@ class Arrival:
     cancel_at: int | None  # steps after its arrival
     prompt_logprobs: int | None = None
     reply: ReplyRules = PLAIN
+    goes_on: bool = False
+
+
+savings = st.builds(
+    StateSaving,
+    ram_bytes=st.sampled_from([0, 30, 60, 150, 1000]),
+    bytes_per_token=st.sampled_from([0, 1, 1, 2]),
+    bytes_per_sequence=st.sampled_from([0, 1, 10]),
+    worthwhile_tokens=st.sampled_from([1, 1, 4, 16]),
+)
 
 
 @st.composite
@@ -71,8 +83,14 @@ def worlds(draw: st.DrawFn) -> World:
         copy_cost_tokens=draw(st.sampled_from([0, 0, 3, 12])),
         n_outputs_max=draw(st.sampled_from([1, 3, 256])),
         can_score=True,
+        saving=draw(st.none() | savings),
     )
-    return World(capabilities, draw(st.sampled_from([0, 6, 25])), draw(st.sampled_from([1, 1, 1, 2, 3])))
+    return World(
+        capabilities,
+        draw(st.sampled_from([0, 6, 25])),
+        draw(st.sampled_from([1, 1, 1, 2, 3])),
+        draw(st.sampled_from([0, 0, 0, 1, 2, 3])),
+    )
 
 
 SYSTEM = b"system prompt of everybody: "
@@ -104,6 +122,7 @@ def arrivals(draw: st.DrawFn, index: int) -> Arrival:
         prompt_logprobs=draw(st.sampled_from([None, None, None, 0, 2])),
         # A thought that is closed makes an answer grow by a dozen tokens at once.
         reply=draw(st.sampled_from([PLAIN, PLAIN, *(replace(THINKING, thought_budget=n) for n in (None, 0, 5, 12))])),
+        goes_on=draw(st.booleans()),
     )
 
 
@@ -122,6 +141,7 @@ def prepared(arrival: Arrival, request_id: str, prompt: bytes) -> PreparedReques
         queued_at=0.0,
         prompt_logprobs=arrival.prompt_logprobs,
         reply=arrival.reply,
+        goes_on=arrival.goes_on,
     )
 
 

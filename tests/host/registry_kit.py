@@ -16,6 +16,7 @@ from localllm.contract.events import Event, ModelUnloaded
 from localllm.contract.generation import GenerateEvent, GenerateRequest, Started
 from localllm.contract.model import MemoryUse, Mode, ModelInfo, ModelKind, ModelSpec
 from localllm.host.registry import ModelRegistry, RegistrySettings
+from localllm.host.residency import InstanceKey
 from localllm.host.states import ModelState
 
 GENERATE = Mode.GENERATE
@@ -25,9 +26,9 @@ NOTE = "context_length is 128 instead of the model's own 256: memory is short."
 class RemoteClient:
     """A ``ModelClient`` that remembers how often it was closed."""
 
-    def __init__(self, memory: MemoryUse | None = None) -> None:
+    def __init__(self, memory: MemoryUse | None = None, parallel: int = 1) -> None:
         self.closed = 0
-        self.info = ModelInfo(128, 256, notes=(NOTE,), memory=memory)
+        self.info = ModelInfo(128, 256, notes=(NOTE,), memory=memory, parallel=parallel)
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[GenerateEvent]:
         yield Started(1)
@@ -60,7 +61,8 @@ class Remote:
         if self.error is not None:
             raise self.error
         measured = spec.meta.get("measured")
-        self.clients.append(RemoteClient(None if measured is None else MemoryUse(measured)))
+        memory = None if measured is None else MemoryUse(measured)
+        self.clients.append(RemoteClient(memory, spec.meta.get("parallel", 1)))
         return self.clients[-1]
 
     def estimate(self, spec: ModelSpec, mode: Mode) -> MemoryUse | None:
@@ -156,8 +158,13 @@ class World:
         """Nobody is in or waits, and places are taken by what is loaded and by nothing else."""
         assert all((status.in_flight, status.waiting) == (0, 0) for status in self.registry.status())
         assert not self.registry.room.crowded
-        held = {(status.id, status.mode) for status in self.registry.status() if status.info is not None}
-        assert set(self.registry.room.held) == held
+        loaded = {
+            InstanceKey(one.id, one.mode, one.number)
+            for status in self.registry.status()
+            for one in status.instances
+            if one.info is not None
+        }
+        assert set(self.registry.room.held) == loaded
 
 
 class Use:

@@ -6,6 +6,8 @@ import asyncio
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from localllm.contract.errors import LocalLLMError, ModelFileError, ModelLoadError
 from localllm.contract.model import ModelSpec
@@ -31,24 +33,55 @@ def test_what_is_about_memory(error: LocalLLMError, is_memory: bool) -> None:
     assert lacks_memory(error) is is_memory
 
 
+def smaller(wanted: Any, meta: dict[str, Any], detail: dict[str, Any]) -> int | None:
+    settings = {} if wanted is None else {"n_gpu_layers": wanted, "mmap": True}
+    spec = ModelSpec("m", "e", settings=settings, meta=meta)
+    found = with_fewer_gpu_layers(spec, ModelLoadError("no", detail=detail))
+    assert found is None or {**found.settings, "n_gpu_layers": None} == {"n_gpu_layers": None, "mmap": True}
+    return None if found is None else found.settings["n_gpu_layers"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "planned", "fewer"), [("auto", 12, 6), ("auto", 1, 0), (-1, 33, 16), (20, 20, 10), ("auto", 0, None)]
+)
+def test_half_of_what_the_failed_plan_had_on_the_gpu(wanted: Any, planned: int, fewer: int | None) -> None:
+    assert smaller(wanted, {"n_layer": 32}, {**MEMORY, "gpu_layers": planned}) == fewer
+
+
 @pytest.mark.parametrize(
     ("wanted", "meta", "fewer"),
     [
         (-1, {"n_layer": 32}, 16),
-        ("auto", {"n_layer": 33}, 17),
         (20, {"n_layer": 32}, 10),
+        (99, {"n_layer": 32}, 16),
+        (20, {}, 10),
         (1, {}, 0),
         (-1, {}, 0),
+        ("auto", {"n_layer": 33}, 0),
         (0, {"n_layer": 32}, None),
         (None, {"n_layer": 32}, None),
     ],
 )
-def test_half_of_what_was_on_the_gpu(wanted: Any, meta: dict[str, Any], fewer: int | None) -> None:
-    settings = {} if wanted is None else {"n_gpu_layers": wanted, "mmap": True}
-    smaller = with_fewer_gpu_layers(ModelSpec("m", "e", settings=settings, meta=meta))
-    assert (None if smaller is None else smaller.settings) == (
-        None if fewer is None else {"n_gpu_layers": fewer, "mmap": True}
-    )
+def test_a_worker_that_died_without_a_word_had_what_the_settings_say(
+    wanted: Any, meta: dict[str, Any], fewer: int | None
+) -> None:
+    assert smaller(wanted, meta, {}) == fewer
+    assert smaller(wanted, meta, {"device": "cpu"}) is None
+
+
+@given(
+    wanted=st.sampled_from(["auto", -1]) | st.integers(0, 200),
+    n_layer=st.integers(1, 100),
+    free=st.integers(0, 100),
+    told=st.booleans(),
+)
+def test_the_next_try_always_takes_less(wanted: Any, n_layer: int, free: int, told: bool) -> None:
+    """Whether the worker could say what it had planned or not."""
+    layers = n_layer + 1
+    planned = min(free, layers) if wanted == "auto" else layers if wanted == -1 else min(wanted, layers)
+    again = smaller(wanted, {"n_layer": n_layer}, {"gpu_layers": planned} if told else {})
+    assert again is None or 0 <= again < max(planned, 1)
+    assert (again is not None) or planned == 0
 
 
 @pytest.mark.parametrize(
@@ -57,15 +90,19 @@ def test_half_of_what_was_on_the_gpu(wanted: Any, meta: dict[str, Any], fewer: i
         ([MEMORY], True, [-1, -1]),
         ([MEMORY], False, [-1, 4]),
         ([MEMORY, MEMORY], True, [-1, -1, 4]),
+        ([MEMORY, {**MEMORY, "gpu_layers": 6}], True, [-1, -1, 3]),
         ([MEMORY, MEMORY, MEMORY], True, [-1, -1, 4]),
+        ([MEMORY, MEMORY], False, [-1, 4]),
         ([{**MEMORY, "device": "cpu"}] * 2, True, [-1, -1]),
         ([{}], True, [-1]),
         ([MEMORY, {}], True, [-1, -1]),
+        ([MEMORY, {}], False, [-1, 4]),
     ],
 )
-def test_what_is_tried(failures: list[dict[str, str]], neighbours: bool, tries: list[int]) -> None:
+def test_what_is_tried(failures: list[dict[str, Any]], neighbours: bool, tries: list[int]) -> None:
     asked: list[int] = []
     left = list(failures)
+    looks = 0
 
     async def load(spec: ModelSpec) -> str:
         asked.append(spec.settings["n_gpu_layers"])
@@ -74,6 +111,8 @@ def test_what_is_tried(failures: list[dict[str, str]], neighbours: bool, tries: 
         return "loaded"
 
     async def let_idle_go() -> bool:
+        nonlocal looks
+        looks += 1
         return neighbours
 
     spec = ModelSpec("m", "e", settings={"n_gpu_layers": -1}, meta={"n_layer": 8})
@@ -83,3 +122,4 @@ def test_what_is_tried(failures: list[dict[str, str]], neighbours: bool, tries: 
     else:
         assert asyncio.run(load_fitting(spec, load, let_idle_go)) == "loaded"
     assert asked == tries
+    assert looks <= 1

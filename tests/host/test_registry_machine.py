@@ -214,8 +214,8 @@ class RegistryMachine(RuleBasedStateMachine):
         assert len({*alive, *loading}) == len(alive) + len(loading), "nothing is loaded twice"
         assert len(alive) + len(loading) <= self.max_loaded
         held = self.registry.room.held
-        assert {*alive, *loading} <= set(held)
-        if len(held) > 1 and not any(name in MEASURED for name, _ in held):
+        assert {*alive, *loading} <= {key.model for key in held}
+        if len(held) > 1 and not any(key.model_id in MEASURED for key in held):
             assert sum(held.values()) <= self.memory
 
     @invariant()
@@ -244,16 +244,17 @@ class RegistryMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Everybody finishes, and every load ends well: then all have been answered or refused, and nothing is held."""
-        for _ in range(3 * (len(self.requests) + len(KEYS))):
+        everybody = [*(request.task for request in self.requests), *self.loader_tasks]
+        for _ in range(3 * (len(everybody) + len(KEYS))):
             for request in self.requests:
                 request.leave.set()
             for _, gate in list(self.loads):
                 if not gate.done():
                     gate.set_result(None)
             self.run()
-            if all(request.task.done() for request in self.requests):
+            if all(task.done() for task in everybody):
                 break
-        assert all(request.task.done() for request in self.requests), "somebody waits for ever"
+        assert all(task.done() for task in everybody), "somebody waits for ever"
         self.run()
         for task in (*self.unloads, *self.loader_tasks):
             assert task.done()

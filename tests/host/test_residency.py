@@ -8,22 +8,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from localllm.contract.model import Mode
-from localllm.host.residency import Decision, Limits, Resident, Use, Waiter, decide
+from localllm.host.residency import Decision, InstanceKey, Limits, Resident, Use, Waiter, decide
 
 GENERATE, POOL = Mode.GENERATE, Mode.POOL
 NOW = 100.0
 
 
 def resident(name: str, size: int = 1, used_at: float = 0.0, use: Use = Use.IDLE, **facts: bool) -> Resident:
-    return Resident((name, GENERATE), size, used_at, use, **facts)
+    return Resident(InstanceKey(name, GENERATE), size, used_at, use, **facts)
 
 
 def waiter(name: str, size: int = 1, waited: float = 0.0) -> Waiter:
-    return Waiter((name, GENERATE), size, NOW - waited)
+    return Waiter(InstanceKey(name, GENERATE), size, NOW - waited)
 
 
-def names(keys: tuple[tuple[str, Mode], ...]) -> list[str]:
-    return [name for name, _ in keys]
+def names(keys: tuple[InstanceKey, ...]) -> list[str]:
+    return [key.model_id for key in keys]
 
 
 def outcome(decision: Decision) -> tuple[list[str], list[str], list[str]]:
@@ -44,8 +44,8 @@ def test_the_least_recently_used_idle_one_goes() -> None:
 
 
 def test_one_file_in_two_modes_counts_twice() -> None:
-    there = [resident("a", used_at=2), replace(resident("a", used_at=1), key=("a", POOL))]
-    assert decide(there, [waiter("b")], Limits(max_loaded=2), NOW).evict == (("a", POOL),)
+    there = [resident("a", used_at=2), replace(resident("a", used_at=1), key=InstanceKey("a", POOL))]
+    assert decide(there, [waiter("b")], Limits(max_loaded=2), NOW).evict == (InstanceKey("a", POOL),)
     assert decide(there, [waiter("b")], Limits(max_loaded=3), NOW).evict == ()
 
 
@@ -114,7 +114,7 @@ sizes = st.integers(0, 12)
 residents = st.lists(
     st.builds(
         Resident,
-        st.tuples(st.sampled_from("abcdef"), st.sampled_from(Mode)),
+        st.builds(InstanceKey, st.sampled_from("abcdef"), st.sampled_from(Mode)),
         sizes,
         st.integers(0, 5).map(float),
         st.sampled_from(Use),
@@ -126,9 +126,23 @@ residents = st.lists(
 )
 waiters = st.lists(
     st.builds(
-        Waiter, st.tuples(st.sampled_from("uvwxyz"), st.sampled_from(Mode)), sizes, st.integers(85, 100).map(float)
+        Waiter,
+        st.builds(InstanceKey, st.sampled_from("uvwxyz"), st.sampled_from(Mode)),
+        sizes,
+        st.integers(85, 100).map(float),
     ),
     max_size=5,
+    unique_by=lambda one: one.key,
+)
+spares = st.lists(
+    st.builds(
+        Waiter,
+        st.builds(InstanceKey, st.sampled_from("abc"), st.just(GENERATE), st.integers(1, 2)),
+        sizes,
+        st.integers(0, 100).map(float),
+        st.just(True),
+    ),
+    max_size=3,
     unique_by=lambda one: one.key,
 )
 limits_of_all_kinds = st.builds(Limits, st.integers(0, 5), st.integers(0, 20), st.just(5.0))
@@ -156,6 +170,37 @@ def test_who_may_go_and_who_comes_in(there: list[Resident], queue: list[Waiter],
     assert fits(there, limits, sizes_in) or not sizes_in, "what comes in fits beside all that is still there"
     in_order = [one.key for one in queue if one.key not in decision.refuse]
     assert list(decision.admit) == in_order[: len(decision.admit)], "nobody overtakes"
+
+
+@given(residents, waiters, spares, limits_of_all_kinds)
+def test_spare_instances_take_what_is_left_and_never_wait_for_busy_ones(
+    there: list[Resident], queue: list[Waiter], spare: list[Waiter], limits: Limits
+) -> None:
+    without, decision = decide(there, queue, limits, NOW), decide(there, [*queue, *spare], limits, NOW)
+    if queue:
+        assert decision.admit[: len(without.admit)] == without.admit
+        assert decision.evict[: len(without.evict)] == without.evict
+        evicted = set(decision.evict[len(without.evict) :])
+        assert all(one.use is Use.IDLE for one in there if one.key in evicted)
+        helped = {one.key.model for one in spare if one.key not in {*decision.admit, *decision.refuse}}
+        assert len(helped) > 1 or not any(key.model in helped for key in evicted)
+    gone = {*decision.evict, *(one.key for one in there if one.leaving)}
+    coming = [one.memory_bytes for one in [*queue, *spare] if one.key not in decision.refuse]
+    waits = {one.key for one in spare} - {*decision.admit, *decision.refuse}
+    if waits and not [one for one in queue if one.key not in {*decision.admit, *decision.refuse}]:
+        assert fits([one for one in there if one.key not in gone], limits, coming), "only for those who go already"
+
+
+def test_a_spare_instance_is_refused_where_busy_ones_would_have_to_go() -> None:
+    spare = replace(waiter("a", waited=3600), spare=True)
+    assert outcome(decide([resident("a", use=Use.IN_USE)], [spare], ONE, NOW)) == ([], [], ["a"])
+    assert outcome(decide([resident("b")], [spare], ONE, NOW)) == ([], ["b"], [])
+    assert outcome(decide([resident("a")], [replace(spare, key=InstanceKey("a", GENERATE, 1))], ONE, NOW)) == (
+        [],
+        [],
+        ["a"],
+    ), "whom it was to help is idle by now"
+    assert outcome(decide([], [waiter("c"), spare], ONE, NOW)) == (["c"], [], ["a"])
 
 
 @given(residents, waiters, limits_of_all_kinds)

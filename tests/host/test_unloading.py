@@ -250,6 +250,23 @@ def test_a_file_with_the_time_of_the_one_before_is_another_file_all_the_same(pla
     play(scenario)
 
 
+def test_what_is_only_shown_of_a_model_does_not_load_it_again(play: Play) -> None:
+    """An adapter or a projector that is put beside its file, for instance; settings would name it."""
+
+    async def scenario(world: World) -> None:
+        for meta in ({"size": 5}, {"size": 5, "adapters": ["new.gguf"], "projector": "mmproj.gguf", "name": "Demo"}):
+            world.models.all["chat"] = replace(world.models.all["chat"], meta=meta)
+            use = world.use()
+            assert await use.entered is world.remote.clients[0]
+            await use.end()
+        world.models.all["chat"] = replace(world.models.all["chat"], settings={"lora": [{"path": "new.gguf"}]})
+        use = world.use()
+        assert await use.entered is world.remote.clients[1]
+        await use.end()
+
+    play(scenario)
+
+
 def test_a_file_that_changes_just_as_its_load_begins_is_not_mistaken_for_the_one_before(play: Play) -> None:
     async def scenario(world: World) -> None:
         old = world.models.all["chat"]

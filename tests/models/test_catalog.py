@@ -201,6 +201,8 @@ def test_a_definition_gives_a_file_a_name_a_kind_and_settings(tmp_path: Path) ->
         tags=("mine",),
         ttl_seconds=60.0,
         pinned=True,
+        min_instances=2,
+        max_instances=3,
     )
     found = catalog(tmp_path, definitions=definitions, settings={"threads": 1})
     spec = found.specs()["org/name:q8"]
@@ -211,6 +213,7 @@ def test_a_definition_gives_a_file_a_name_a_kind_and_settings(tmp_path: Path) ->
         {"threads": 9},
     )
     assert (spec.tags, spec.ttl_seconds, spec.pinned) == (("mine",), 60.0, True)
+    assert (spec.min_instances, spec.max_instances) == (2, 3)
     assert ids(found) == ["org/name:q8"]
     for name in ("org/name:q8", "short", "file", "file.gguf"):
         assert found.resolve(name).id == "org/name:q8"

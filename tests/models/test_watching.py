@@ -160,6 +160,48 @@ def test_a_change_within_one_tick_of_the_file_systems_clock(tmp_path: Path) -> N
     assert ids(found) == ["a", "b"]
 
 
+def add_unseen(folder: Path, name: str) -> None:
+    """Put a file into a folder whose time stays the same, as within one tick of the clock."""
+    before = folder.stat()
+    RawGguf().write(folder / name)
+    os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_a_pulled_file_is_noticed_at_once_even_within_such_a_tick(tmp_path: Path) -> None:
+    RawGguf().write(tmp_path / "chat" / "a.gguf")
+    found = catalog(tmp_path, look_seconds=1e9)
+    add_unseen(tmp_path / "chat", "b.gguf")
+    assert ids(found) == ["a"]
+    found.look("b")
+    assert ids(found) == ["a", "b"]
+    add_unseen(tmp_path / "chat", "c.gguf")
+    assert found.resolve("c").id == "c", "nor does a request for it fail"
+
+
+def test_names_that_nobody_has_cost_no_listings_once_nothing_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    RawGguf().write(tmp_path / "chat" / "a.gguf")
+    clock = Clock()
+    found = catalog(tmp_path, clock)
+    for _ in range(5):
+        clock.now += listing.SETTLE_SECONDS / 4
+        with pytest.raises(ModelNotFoundError):
+            found.resolve("b")
+    monkeypatch.setattr(listing.os, "scandir", lambda path: pytest.fail("a folder was listed"))
+    with pytest.raises(ModelNotFoundError):
+        found.resolve("b")
+
+
+def test_a_pulled_model_is_read_whatever_else_is_still_to_be_read(tmp_path: Path) -> None:
+    clock = Clock(tick=10)  # no time for a second header
+    found = catalog(tmp_path / "models", clock, stores=(store_of(tmp_path / "store", 9),), look_seconds=1e9)
+    RawGguf().write(tmp_path / "models" / "chat" / "z.gguf")
+    found.look("z")
+    assert "z" in ids(found)
+    assert len(ids(found)) < 10
+
+
 def test_a_file_that_is_being_copied_is_not_read_again_and_again(tmp_path: Path, reads: list[str]) -> None:
     content = RawGguf().bytes()
     path = tmp_path / "m.gguf"

@@ -13,6 +13,7 @@ from localllm.contract.model import ModelDefinition, RequestRules
 from localllm.openai.chat import parse_chat
 from localllm.openai.completions import parse_completion
 from localllm.openai.model_rules import apply_rules, same_wish
+from localllm.openai.responses import parse_response
 from localllm.openai.rule_checks import SETTABLE, STRIPPABLE, preload_prompts, rule_faults
 
 USER = {"role": "user", "content": "Hello"}
@@ -66,10 +67,22 @@ def test_names_of_one_wish_are_one_field(said: str, set_: str) -> None:
     assert parse_completion(ruled({"prompt": "x"}, defaults={set_: 9})).generate_requests()[0].sampling.max_tokens == 9
 
 
+@pytest.mark.parametrize("set_", [*NAMES, "max_output_tokens"])
+def test_responses_have_a_name_of_their_own_for_it(set_: str) -> None:
+    said = {"input": "x", "max_output_tokens": 7}
+    assert parse_response(ruled(said, defaults={set_: 9})).max_output_tokens == 7
+    assert parse_response(ruled(said, force={set_: 9})).max_output_tokens == 9
+    assert parse_response(ruled({"input": "x"}, defaults={set_: 9})).max_output_tokens == 9
+    assert parse_chat(ruled({"messages": [USER]}, defaults={set_: 9})).generate_request().sampling.max_tokens == 9
+
+
 def test_what_an_answer_must_match_is_said_in_one_way() -> None:
     theirs, ours = {"guided_choice": ["a", "b"]}, {"response_format": {"type": "json_object"}}
     assert ruled(theirs, defaults=ours) == theirs
     assert ruled(theirs, force=ours) == ours
+    text = {"input": "x", "text": {"format": {"type": "json_object"}}}
+    assert ruled(text, defaults=theirs) == text
+    assert ruled(text, force=theirs) == {"input": "x", **theirs}
     assert same_wish("tools") == {"tools", "functions"}
     assert same_wish("seed") == {"seed"}
 
@@ -116,7 +129,7 @@ def test_forced_fields_always_win_and_defaults_never_do(
 ) -> None:
     fields, from_config = apply_rules(body, RequestRules(defaults=defaults, force=force))
     for name, value in force.items():
-        if name != "max_completion_tokens":
+        if name not in ("max_completion_tokens", "max_output_tokens"):
             assert fields[name] == value or same_wish(name) & (force.keys() - {name})
     untouched = {name for name in body if not any(same_wish(name) & same_wish(other) for other in force)}
     for name in untouched:

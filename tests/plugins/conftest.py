@@ -33,6 +33,7 @@ from localllm.contract.generation import (
 from localllm.contract.model import Mode, ModelInfo, ModelKind, ModelSpec
 from localllm.server.middleware.error_layer import ErrorLayer
 from localllm.server.middleware.request_id import RequestId
+from localllm.server.routes import RouteEntry, RouteTable
 from localllm.testing.app import ScriptedModel, ScriptedModels
 
 Script = Callable[[GenerateRequest], Iterable[GenerateEvent | Exception | asyncio.Event]]
@@ -100,7 +101,13 @@ class FakeModels:
 
     @asynccontextmanager
     async def acquire(
-        self, name: str | None, mode: Mode, *, autoload: bool = True, ttl_seconds: float | None = None
+        self,
+        name: str | None,
+        mode: Mode,
+        *,
+        autoload: bool = True,
+        ttl_seconds: float | None = None,
+        affinity: int | None = None,
     ) -> AsyncIterator[FakeClient]:
         self.resolve(name, mode)
         self.in_use += 1
@@ -111,6 +118,9 @@ class FakeModels:
 
     def list_specs(self) -> list[ModelSpec]:
         return [self.spec]
+
+    def loaded(self, model_id: str) -> ModelInfo | None:
+        return self.client.info if self.in_use else None
 
 
 @dataclass
@@ -162,21 +172,25 @@ class PluginServer:
             clock=time.monotonic,
             models=self.models,  # type: ignore[arg-type]
         )
-        routes: list[BaseRoute] = []
+        entries: list[RouteEntry] = []
         self.names: list[str] = []
 
-        def register(route: BaseRoute, *, name: str, **_options: Any) -> None:
-            routes.append(route)
+        def register(route: BaseRoute, *, name: str, **options: Any) -> None:
+            entries.append(RouteEntry(route, name, **options))
             self.names.append(name)
 
         plugin.localllm_register_routes(context=context, register=register)
         self.app = Starlette(
-            routes=routes,
+            routes=[entry.route for entry in entries],
             middleware=[
                 Middleware(RequestId, clock=time.monotonic, ping_seconds=ping_seconds),
-                Middleware(ErrorLayer, logger=logging.getLogger("test")),
+                Middleware(ErrorLayer, routes=RouteTable(entries), logger=logging.getLogger("test")),
             ],
         )
+
+    def get(self, path: str) -> Answer:
+        """Ask without a body, in an event loop of its own."""
+        return asyncio.run(self.request(path, b"", method="GET"))
 
     def post(self, path: str, body: Any, **options: Any) -> Answer:
         """Send one request in an event loop of its own."""
@@ -187,6 +201,7 @@ class PluginServer:
         path: str,
         body: Any,
         *,
+        method: str = "POST",
         content_type: str = "application/json",
         leave: asyncio.Event | None = None,
         on_send: Callable[[Answer], None] | None = None,
@@ -215,7 +230,7 @@ class PluginServer:
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.1"},
             "http_version": "1.1",
-            "method": "POST",
+            "method": method,
             "scheme": "http",
             "path": path,
             "raw_path": path.encode(),

@@ -34,3 +34,15 @@ def error_of(answer: Any) -> dict[str, Any]:
     assert isinstance(error["code"], str)
     assert len(answer.body) < 20_000
     return error  # type: ignore[no-any-return]
+
+
+def sentence_of(answer: Any) -> str:
+    """Return the sentence of an error after checking that it is one of the caller's, in the form of a bare detail."""
+    assert 400 <= answer.status < 500, (answer.status, answer.body[:300])
+    assert answer.headers["content-type"] == "application/json"
+    body = answer.json
+    assert list(body) == ["detail"]
+    assert isinstance(body["detail"], str)
+    assert body["detail"]
+    assert len(answer.body) < 20_000
+    return body["detail"]  # type: ignore[no-any-return]

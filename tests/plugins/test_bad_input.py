@@ -12,7 +12,9 @@ import pytest
 import localllm_chat
 import localllm_completions
 import localllm_embeddings
+import localllm_myllm
 import localllm_rerank
+import localllm_responses
 import localllm_tokenize
 from localllm.openai import (
     ChatCompletionRequest,
@@ -21,9 +23,17 @@ from localllm.openai import (
     RerankRequest,
     TextsRerankRequest,
 )
-from localllm.openai.unsupported import CHAT_REFUSALS, COMPLETION_REFUSALS, EMBEDDING_REFUSALS, RERANK_REFUSALS
+from localllm.openai.responses import ResponseRequest
+from localllm.openai.unsupported import (
+    CHAT_REFUSALS,
+    COMPLETION_REFUSALS,
+    EMBEDDING_REFUSALS,
+    RERANK_REFUSALS,
+    RESPONSE_REFUSALS,
+)
+from localllm_myllm.bodies import SAMPLING
 from localllm_tokenize.bodies import DetokenizeBody, TokenizeBody
-from tests.plugins.hostile import VALUES, error_of, nested
+from tests.plugins.hostile import VALUES, error_of, nested, sentence_of
 
 ALIASES = ("repetition_penalty", "repeat_penalty_num", "n_predict", "typical", "mirostat_mode")
 BUDGETS = ("thinking_budget_tokens", "thinking_token_budget", "reasoning_budget", "reasoning_budget_tokens")
@@ -64,9 +74,29 @@ ENDPOINTS: dict[str, tuple[Any, str, dict[str, Any], list[str]]] = {
         {"query": "Hi", "texts": ["Hi"]},
         sorted({*TextsRerankRequest.model_fields, *RERANK_REFUSALS} - {"texts"}),
     ),
+    "responses": (
+        localllm_responses,
+        "/v1/responses",
+        {"input": "Hi"},
+        sorted({*ResponseRequest.model_fields, *RESPONSE_REFUSALS, *ALIASES, *BUDGETS, "max_output_tokens"}),
+    ),
     "tokenize": (localllm_tokenize, "/tokenize", {"content": "Hi"}, sorted(TokenizeBody.model_fields)),
     "detokenize": (localllm_tokenize, "/detokenize", {"tokens": [1]}, sorted(DetokenizeBody.model_fields)),
+    "myllm generate": (
+        localllm_myllm,
+        "/api/generate",
+        {"model": "chat", "prompt": "Hi"},
+        ["model", "options", "prompt", "stream", *(f"options.{name}" for name in sorted(SAMPLING))],
+    ),
+    "myllm chat": (
+        localllm_myllm,
+        "/api/chat",
+        {"model": "chat", "messages": [{"role": "user", "content": "Hi"}]},
+        ["messages", "model", "options", "session_id", "stream", *(f"options.{name}" for name in sorted(SAMPLING))],
+    ),
+    "myllm embeddings": (localllm_myllm, "/api/embeddings", {"model": "chat", "input": "Hi"}, ["input", "model"]),
 }
+DETAIL = frozenset({"myllm generate", "myllm chat", "myllm embeddings"})  # errors are a sentence and no more
 EACH = pytest.mark.parametrize("endpoint", list(ENDPOINTS))
 
 
@@ -76,7 +106,7 @@ def serve(make_server: Any, pooling_models: Any) -> Any:
 
     def make(endpoint: str) -> Any:
         plugin = ENDPOINTS[endpoint][0]
-        scripted = plugin in (localllm_embeddings, localllm_rerank, localllm_tokenize)
+        scripted = plugin in (localllm_embeddings, localllm_rerank, localllm_tokenize, localllm_myllm)
         return make_server(plugin, models=pooling_models if scripted else None)
 
     return make
@@ -91,12 +121,17 @@ def test_every_field_with_every_kind_of_value(serve: Any, endpoint: str) -> None
     async def walk() -> None:
         for name in names:
             for value in (*VALUES, nested(62)):
-                answer = await server.request(path, {**body, name: value})
-                if answer.status != 200:
-                    param = error_of(answer)["param"]
-                    assert param is not None, (name, value)
-                    assert param.split("[")[0].split(".")[0] == name, (name, value, param)
-                    refused[name] += 1
+                outer, _, inner = name.partition(".")
+                answer = await server.request(path, {**body, outer: {inner: value} if inner else value})
+                if answer.status == 200:
+                    continue
+                refused[name] += 1
+                if endpoint in DETAIL:
+                    assert (inner or outer) in sentence_of(answer).lower(), (name, value)
+                    continue
+                param = error_of(answer)["param"]
+                assert param is not None, (name, value)
+                assert param.split("[")[0].split(".")[0] == name, (name, value, param)
 
     asyncio.run(walk())
     assert [name for name, count in refused.items() if count < 5] == []
@@ -133,8 +168,12 @@ RAW_BODIES = {
 def test_body_that_is_not_sound_json(serve: Any, endpoint: str, name: str) -> None:
     _, path, _, _ = ENDPOINTS[endpoint]
     server = serve(endpoint)
-    error = error_of(server.post(path, RAW_BODIES[name]))
-    assert error["code"] == "invalid_request"
+    answer = server.post(path, RAW_BODIES[name])
+    if endpoint in DETAIL:
+        assert sentence_of(answer)
+        assert answer.status == 400
+    else:
+        assert error_of(answer)["code"] == "invalid_request"
     assert server.client.requests == getattr(server.client, "pool_requests", []) == []
 
 
@@ -143,8 +182,11 @@ def test_body_that_is_not_sound_json(serve: Any, endpoint: str, name: str) -> No
 def test_other_content_types_are_refused(serve: Any, endpoint: str, content_type: str) -> None:
     _, path, body, _ = ENDPOINTS[endpoint]
     answer = serve(endpoint).post(path, body, content_type=content_type)
-    assert error_of(answer)["code"] == "unsupported_media_type"
     assert answer.status == 415
+    if endpoint in DETAIL:
+        assert "application/json" in sentence_of(answer)
+    else:
+        assert error_of(answer)["code"] == "unsupported_media_type"
 
 
 SIZE = 256 * 1024
@@ -165,8 +207,14 @@ PARTS = b'{"role":"user","content":[%s]}' % b",".join([PART] * 64)
 CHAT = b'{"messages":[' + MESSAGE + b"],"
 CALL = b'{"function":{"name":"f","arguments":"{}"}}'
 CALLS = b'{"role":"assistant","tool_calls":[%s]}' % b",".join([CALL] * 128)
+ITEM_PARTS = b'{"role":"user","content":[%s]}' % b",".join([b'{"type":"input_text","text":""}'] * 256)
+ITEM_CALL = b'{"type":"function_call","call_id":"c","name":"f","arguments":"{}"}'
+ITEM_RESULT = b'{"type":"function_call_output","call_id":"c","output":"2"}'
 TOOL = b'{"type":"function","function":{"name":"f%d","description":"%s"}}'
+MYLLM = b'{"model":"chat","prompt":"x","messages":[' + MESSAGE + b'],"options":'
 HEAVY: dict[str, tuple[str, bytes]] = {
+    "wide options": ("myllm generate", keyed(MYLLM + b"{", b"}}")),
+    "too many stop strings in options": ("myllm chat", filled(MYLLM + b'{"stop":[', b"5", b"]}}")),
     "numbers as messages": ("chat", filled(b'{"messages":[', b"5", b"]}")),
     "empty messages": ("chat", filled(b'{"messages":[', b"{}", b"]}")),
     "too many messages": ("chat", filled(b'{"messages":[', MESSAGE, b"]}")),
@@ -257,6 +305,27 @@ HEAVY: dict[str, tuple[str, bytes]] = {
         b'{"query":"a","rank_fields":[%b],"documents":[{"a":"b"}%b]}'
         % (b",".join(b'"%c"' % (97 + k) for k in range(16)), b',{"a":"some longer text","b":1}' * 2047),
     ),
+    "numbers as items": ("responses", filled(b'{"input":[', b"5", b"]}")),
+    "too many items": ("responses", filled(b'{"input":[', MESSAGE, b"]}")),
+    "as many items as may be": ("responses", b'{"input":[' + MESSAGE + (b"," + MESSAGE) * 2047 + b"]}"),
+    "as many item parts as fit": ("responses", filled(b'{"input":[', ITEM_PARTS, b"]}")),
+    "as many calls and results as may be": (
+        "responses",
+        b'{"input":[' + MESSAGE + (b"," + ITEM_CALL + b"," + ITEM_RESULT) * 1023 + b"]}",
+    ),
+    "items of unknown kinds": ("responses", filled(b'{"input":[', b'{"type":"x"}', b"]}")),
+    "references": ("responses", filled(b'{"input":[', b'{"id":"x"}', b"]}")),
+    "too many flat tools": ("responses", filled(b'{"input":"Hi","tools":[', b'{"type":"mcp"}', b"]}")),
+    "as many flat tools as may be": (
+        "responses",
+        b'{"input":"Hi","tools":['
+        + b",".join(b'{"type":"function","name":"f%d","description":"%s"}' % (n, b"x" * 400) for n in range(512))
+        + b"]}",
+    ),
+    "a wide schema of a response": (
+        "responses",
+        keyed(b'{"input":"Hi","text":{"format":{"type":"json_schema","name":"x","schema":{"properties":{', b"}}}}}"),
+    ),
     "tokens to spell": ("detokenize", filled(b'{"tokens":[', b"97", b"]}")),
     "bad last token to spell": ("detokenize", filled(b'{"tokens":[', b"97", b',"x"]}')),
     "a long query for each document": (
@@ -270,8 +339,8 @@ HEAVY: dict[str, tuple[str, bytes]] = {
 def test_heavy_body_does_not_hold_up_the_event_loop(serve: Any, name: str) -> None:
     """The promise is 20 ms for any body up to 256 KB.
 
-    What counts is the processor time of the event loop's thread, beside that of work of a known size: the machine is
-    shared, and may be any.
+    What counts is the processor time of the event loop's thread; on a machine that is slower than the one where the
+    promise was made, or shared with others, beside that of work of a known size.
     """
     endpoint, body = HEAVY[name]
     assert len(body) <= SIZE + 100
@@ -295,7 +364,7 @@ def test_heavy_body_does_not_hold_up_the_event_loop(serve: Any, name: str) -> No
         ticker.cancel()
         return max(stalls)
 
-    assert min(asyncio.run(longest_stall()) / _reference_seconds() for _ in range(5)) < 1.0
+    assert any(asyncio.run(longest_stall()) < max(0.02, _reference_seconds()) for _ in range(5))
 
 
 def _reference_seconds() -> float:

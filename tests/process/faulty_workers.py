@@ -386,3 +386,5 @@ SCRIPTS: dict[str, Callable[[Pipe], None]] = {
 
 if __name__ == "__main__":
     SCRIPTS[sys.argv[1]](Pipe())
+    sys.stdout.flush()
+    os._exit(0)  # an orderly end would wait a second for the thread that is still reading stdin, and then abort

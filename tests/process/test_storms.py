@@ -1,10 +1,11 @@
-"""Loads, unloads, answers, cancels and crashes in any order, over three models with room for one."""
+"""Loads, unloads, answers, cancels and crashes in any order, of models and instances, in room for one or for four."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,17 @@ from localllm.contract.errors import (
 from localllm.contract.events import Event, ModelLoaded, ModelUnloaded, WorkerDied
 from localllm.contract.model import Mode
 from localllm.host.registry import ModelRegistry
+from localllm.host.residency import InstanceKey
 from localllm.host.states import ModelState
 from tests.process.conftest import Run
 from tests.process.faulty_workers import CRASH_SEED
-from tests.process.harness import SCRIPT, Models, ask, finished, read_all, running_registry, scripted_argv, text_of
+from tests.process.harness import Models, ask, finished, read_all, running_registry, scripted_argv, text_of
 
 pytestmark = pytest.mark.process
 
 FULL = os.environ.get("LOCALLLM_TEST_FULL") == "1"
 STORMS = 200 if FULL else 12
+AT_A_TIME = 4
 ACTIONS = 16
 SECONDS = 0.6  # within which all actions begin
 
@@ -44,16 +47,17 @@ CHOICES = {"answer": 8, "cancel": 4, "load": 2, "unload": 3, "force": 1, "crash"
 class Storm:
     """One seeded storm over one registry."""
 
-    def __init__(self, registry: ModelRegistry, seed: int) -> None:
+    def __init__(self, registry: ModelRegistry, seed: int, names: str) -> None:
         self.random = random.Random(seed)
         self.registry = registry
+        self.names = names
         self.outcomes: list[str] = []
 
     async def run(self) -> None:
         names = [self.random.choices(list(CHOICES), CHOICES.values())[0] for _ in range(ACTIONS)]
         async with asyncio.TaskGroup() as group:
             for name in names:
-                group.create_task(self._act(name, self.random.choice("abc"), self.random.uniform(0, SECONDS)))
+                group.create_task(self._act(name, self.random.choice(self.names), self.random.uniform(0, SECONDS)))
 
     async def _act(self, action: str, model: str, begin_seconds: float) -> None:
         await asyncio.sleep(begin_seconds)
@@ -91,8 +95,8 @@ class Storm:
             task.result()
 
 
-def workers() -> list[int]:
-    """Return the scripted workers of this process that run (zombies are over)."""
+def workers(mark: str) -> list[int]:
+    """Return the scripted workers of this process that run (zombies are over) and were started with ``mark``."""
     found = []
     for path in Path("/proc/self/task").glob("*/children"):
         for pid in path.read_text().split():
@@ -100,45 +104,69 @@ def workers() -> list[int]:
                 command = Path(f"/proc/{pid}/cmdline").read_text()
             except FileNotFoundError:
                 continue
-            if str(SCRIPT) in command:
+            if mark in command.split("\0"):
                 found.append(int(pid))
     return found
 
 
-@pytest.mark.parametrize("seed", range(STORMS))
-def test_a_storm_ends_with_everybody_answered_and_nobody_left_inside(run: Run, tmp_path: Path, seed: int) -> None:
+async def weather(seed: int, state: Path) -> None:
+    """Run one storm and look at what it has left."""
+    mark = f"storm-{seed}"
     seen: list[Event] = []
     crowds: list[list[int]] = []
 
     def note(event: Event) -> None:
         seen.append(event)
         if isinstance(event, ModelLoaded):
-            crowds.append(workers())
+            crowds.append(workers(mark))
 
-    async def scenario() -> None:
-        models = Models(a={}, b={"load_seconds": 0.1}, c={"fails": seed % 3 == 0})
-        async with running_registry(
-            models,
-            tmp_path,
-            emit=note,
-            max_loaded=1,
-            patience_seconds=0.1,
-            worker_argv=scripted_argv("lives_as_the_settings_say"),
-        ) as registry:
-            storm = Storm(registry, seed)
-            async with asyncio.timeout(45):
-                await storm.run()
-            assert len(storm.outcomes) == ACTIONS
-            for status in registry.status():
-                assert (status.in_flight, status.waiting) == (0, 0)
-            assert not registry.room.crowded
-            in_place = {(status.id, status.mode) for status in registry.status() if status.state in IN_PLACE}
-            assert set(registry.room.held) == in_place
-            assert len(in_place) <= 1
-        assert not registry.room.held
-
-    run(scenario())
-    assert all(len(pids) == 1 for pids in crowds), "two models were in memory at a time"
+    models, room = Models(a={}, b={"load_seconds": 0.1}, c={"fails": seed % 3 == 0}), (1, 4)[seed % 2]
+    for name in "ab":
+        models.change(replace(models.resolve(name), max_instances=2))
+    async with running_registry(
+        models,
+        state,
+        emit=note,
+        max_loaded=room,
+        patience_seconds=0.1,
+        worker_argv=(*scripted_argv("lives_as_the_settings_say"), mark),
+    ) as registry:
+        storm = Storm(registry, seed, "abc" if room == 1 else "aaabc")
+        async with asyncio.timeout(45):
+            await storm.run()
+        assert len(storm.outcomes) == ACTIONS
+        instances = [one for status in registry.status() for one in status.instances]
+        for status in (*registry.status(), *instances):
+            assert (status.in_flight, status.waiting) == (0, 0)
+        if registry.room.crowded:
+            assert any(one.state is ModelState.QUEUED for one in instances), (
+                "one that others do without may be on its way"
+            )
+        in_place = {InstanceKey(one.id, one.mode, one.number) for one in instances if one.state in IN_PLACE}
+        assert set(registry.room.held) == in_place
+        assert len(in_place) <= room
+    assert not registry.room.held
+    assert workers(mark) == []
+    assert all(1 <= len(pids) <= room for pids in crowds), "more was in memory than there was room for"
     n_loaded, n_unloaded = (sum(isinstance(event, kind) for event in seen) for kind in (ModelLoaded, ModelUnloaded))
     n_died = sum(isinstance(event, WorkerDied) for event in seen)
     assert n_loaded == n_unloaded + n_died
+
+
+@pytest.mark.parametrize("first_seed", range(0, STORMS, AT_A_TIME))
+def test_storms_end_with_everybody_answered_and_nobody_left_inside(run: Run, tmp_path: Path, first_seed: int) -> None:
+    """Some at a time, each over a registry of its own: they wait more than they compute."""
+
+    async def one(seed: int) -> None:
+        try:
+            await weather(seed, tmp_path / str(seed))
+        except BaseException as error:
+            error.add_note(f"in the storm with seed {seed}")
+            raise
+
+    async def scenario() -> None:
+        async with asyncio.TaskGroup() as group:
+            for seed in range(first_seed, first_seed + AT_A_TIME):
+                group.create_task(one(seed))
+
+    run(scenario())

@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,18 +64,25 @@ class _Output:
 
 @contextmanager
 def running_server(
-    directory: Path, *, api_key: str = "", models: Path = ROOT / "models", define: str = ""
+    directory: Path,
+    *,
+    api_key: str = "",
+    models: Path = ROOT / "models",
+    models_keys: str = "",
+    define: str = "",
+    aliases: Sequence[str] = ("org/name:Q4",),
 ) -> Iterator[RunningServer]:
     """Start ``localllm serve`` on a free port and end it by SIGTERM; all files that it writes go to ``directory``.
 
-    ``define`` is TOML with further models.
+    ``models_keys`` is TOML with further keys of ``[models]``, ``define`` with further models, ``aliases`` are further
+    names of the demo chat model.
     """
     config = directory / "localllm.toml"
     keys = f'api_keys = ["{api_key}"]\n' if api_key else ""
     config.write_text(
         f'state_directory = "state"\n[server]\nport = 0\nshutdown_seconds = 1\n{keys}'
-        f'[models]\ndirectory = "{models}"\ndefault = "localllm-demo"\n'
-        '[models.define.localllm-demo]\naliases = ["org/name:Q4"]\n'
+        f'[models]\ndirectory = "{models}"\ndefault = "localllm-demo"\n{models_keys}'
+        f"[models.define.localllm-demo]\naliases = {list(aliases)}\n"
         # On cores that others use too, llama.cpp's threads wait for each other longer than they work.
         "[plugin.llama_cpp]\nthreads = 1\nthreads_batch = 1\n" + define,
         encoding="utf-8",

@@ -1,4 +1,4 @@
-"""A model is loaded and let go many times: the server's memory comes back, and no process stays."""
+"""A benchmark's model is loaded and let go many times: the server's memory comes back, and no process stays."""
 
 from __future__ import annotations
 
@@ -10,20 +10,29 @@ from pathlib import Path
 import httpx
 import pytest
 
-from localllm.testing.tiny_model import write_tiny_llama
+from benchmarks import models
 from tests.real_models.conftest import RunningServer, running_server
 
 FULL = bool(os.environ.get("LOCALLLM_TEST_FULL"))
-WARM_UP, ROUNDS = (5, 20) if FULL else (3, 6)
+SIZE, WARM_UP, ROUNDS = ("135m", 5, 20) if FULL else ("tiny", 3, 6)
+MODEL = "localllm-demo"  # whatever lies there: servers of tests are configured with this name
 GROWTH_BYTES = 5 * 1024 * 1024
 
 pytestmark = [pytest.mark.process, pytest.mark.skipif(sys.platform != "linux", reason="processes are read in /proc")]
 
 
+@pytest.fixture(scope="session")
+def bench_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models' folder with the benchmarks' model alone."""
+    folder = tmp_path_factory.mktemp("bench")
+    (folder / "chat").mkdir()
+    models.write(folder / "chat" / f"{MODEL}.gguf", SIZE)
+    return folder
+
+
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[RunningServer]:
-    write_tiny_llama(tmp_path / "models" / "chat" / "localllm-demo.gguf", n_layer=4, n_embd=128, n_ctx=2048)
-    with running_server(tmp_path, models=tmp_path / "models") as running:
+def server(tmp_path: Path, bench_models: Path) -> Iterator[RunningServer]:
+    with running_server(tmp_path, models=bench_models) as running:
         yield running
 
 
@@ -47,7 +56,7 @@ def children_of(pid: int) -> set[int]:
 
 
 def one_round(client: httpx.Client, pid: int, before: set[int]) -> None:
-    body = {"model": "localllm-demo"}
+    body = {"model": MODEL}
     assert client.post("/v1/models/load", json=body).status_code == 200
     assert len(children_of(pid) - before) == 1
     answer = client.post("/v1/completions", json={**body, "prompt": "in the hills", "max_tokens": 4})
@@ -59,11 +68,12 @@ def one_round(client: httpx.Client, pid: int, before: set[int]) -> None:
 @pytest.mark.timeout(300)
 def test_rounds_of_loading_leave_nothing_behind(server: RunningServer) -> None:
     with httpx.Client(base_url=server.url, timeout=60) as client:
-        client.post("/v1/models/unload", json={"model": "localllm-demo"})  # where it was loaded at the start
+        client.post("/v1/models/unload", json={"model": MODEL})  # where it was loaded at the start
         before = children_of(server.pid)
         for _ in range(WARM_UP):
             one_round(client, server.pid, before)
         start = anonymous_bytes(server.pid)
         for _ in range(ROUNDS):
             one_round(client, server.pid, before)
-        assert anonymous_bytes(server.pid) - start < GROWTH_BYTES
+        growth = anonymous_bytes(server.pid) - start
+        assert growth < GROWTH_BYTES

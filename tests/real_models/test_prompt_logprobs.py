@@ -25,7 +25,7 @@ from localllm import (
 )
 from localllm.contract.generation import GenerateRequest
 from localllm.contract.wire import Submit
-from localllm.engine.scheduler import MAX_SCORED_ROWS
+from localllm.engine.scored_rows import MAX_SCORED_ROWS
 from localllm.engine.step_loop import PreparedRequest, StepLoop
 from localllm.testing.tiny_model import write_tiny_llama, write_tiny_mamba
 from localllm.worker.intake import prepare

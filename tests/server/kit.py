@@ -72,6 +72,9 @@ class FakeState:
     memory_bytes: int | None = None
     memory_estimated_bytes: int | None = None
     error: str | None = None
+    unused_for_seconds: float | None = None
+    number: int = 0
+    instances: Sequence[FakeState] = ()
 
 
 class FakeClient:
@@ -127,6 +130,7 @@ class FakeHost:
         self.states = [FakeState("demo")]
         self.acquired = 0
         self.options: list[tuple[bool, float | None]] = []  # what requests said of loading and staying
+        self.affinities: list[int | None] = []
         self.preloading: list[str] = []
         self.asked: list[tuple[Any, ...]] = []  # loads and unloads
         self.refusal: Exception | None = None
@@ -145,10 +149,17 @@ class FakeHost:
 
     @asynccontextmanager
     async def acquire(
-        self, name: str | None, mode: Mode, *, autoload: bool = True, ttl_seconds: float | None = None
+        self,
+        name: str | None,
+        mode: Mode,
+        *,
+        autoload: bool = True,
+        ttl_seconds: float | None = None,
+        affinity: int | None = None,
     ) -> AsyncIterator[FakeClient]:
         self.resolve(name, mode)
         self.options.append((autoload, ttl_seconds))
+        self.affinities.append(affinity)
         self.acquired += 1
         try:
             yield self.client
@@ -157,6 +168,9 @@ class FakeHost:
 
     def list_specs(self) -> list[ModelSpec]:
         return self.specs
+
+    def loaded(self, model_id: str) -> ModelInfo | None:
+        return next((state.info for state in self.states if state.id == model_id), None)
 
     async def preload(self, names: Sequence[str | None]) -> None:
         self.asked.append(("preload", *names))
@@ -203,7 +217,7 @@ class FakePlugins:
 
     def __post_init__(self) -> None:
         self.logged = asyncio.Event()  # some request is over
-        self.context = SimpleNamespace(models=self.host)
+        self.context = SimpleNamespace(models=self.host, interceptors=tuple)
         for path, handler, options in endpoints(self.context):
             self.add(path, handler, **options)
 
@@ -211,7 +225,7 @@ class FakePlugins:
         self, path: str, handler: Any, *, name: str | None = None, methods: list[str] | None = None, **rest: Any
     ) -> None:
         route = Route(path, handler, methods=methods or ["POST"])
-        options = {"max_body_bytes": None, "public": False, **rest}
+        options = {"max_body_bytes": None, "public": False, "errors": "openai", "doc": None, **rest}
         self.routes.append(SimpleNamespace(route=route, name=name or path.strip("/"), plugin="kit", **options))
 
     def wrap(self, middleware: Middleware, position: str) -> None:
@@ -231,7 +245,7 @@ class FakePlugins:
 
 def endpoints(context: Any) -> list[tuple[str, Callable[..., Any], dict[str, Any]]]:
     async def chunks(request: Request, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
-        prompt = GenerateRequest(TextPrompt("secret prompt"))
+        prompt = GenerateRequest(TextPrompt(body.get("prompt", "secret prompt")))
         async with aclosing(stream_generation(request, context, body.get("model"), prompt)) as events:
             async for event in events:
                 if isinstance(event, Chunk):

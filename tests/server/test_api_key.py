@@ -64,7 +64,7 @@ def test_two_headers_of_a_kind_are_two_credentials() -> None:
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"])
 def test_every_route_but_the_public_ones_is_guarded(method: str) -> None:
     kit = make_kit(api_keys=KEYS)
-    public = {"/health", "/ready", "/open"}
+    public = {"/health", "/ready", "/open", "/openapi.json", "/docs", "/docs/{name}"}
 
     async def scenario() -> None:
         for route in kit.app.routes:

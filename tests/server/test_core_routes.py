@@ -31,6 +31,7 @@ def test_model_list() -> None:
         "object": "model",
         "created": 1_700_000_000,
         "owned_by": "localllm",
+        "root": "demo",
         "name": "Demo",
         "type": "chat",
         "aliases": ["d"],

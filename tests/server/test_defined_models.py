@@ -100,6 +100,41 @@ def test_requests_wait_by_every_name_and_their_rules_count_already(
     run(scenario())
 
 
+def test_they_are_listed_with_how_far_they_are_and_why_they_failed(tmp_path: Path, server: FileServer) -> None:
+    async def scenario() -> None:
+        gate = Gate(DATA, 20_000)
+        server.routes |= {"/tiny.gguf": gate, "/gone.gguf": status(404)}
+        async with site(tmp_path) as here:
+            definitions = defined("guide", f"test:{server.origin}/tiny.gguf", aliases=("gpt",), tags=("small",))
+            put_in_force(here, definitions | defined("lost", f"test:{server.origin}/gone.gguf"))
+            guide, lost = here.pulls.running()
+            async for _ in lost.follow():
+                pass
+            async for progress in guide.follow():
+                if progress.completed_bytes:
+                    break
+            body = (await here.ask("GET", "/v1/models")).json()
+            assert body["models"] == [], "Ollama's clients are shown what is there"
+            first, second = body["data"]
+            assert (first["id"], first["aliases"], first["tags"]) == ("guide", ["gpt"], ["small"])
+            assert (first["loaded"], first["state"], first["status"]["value"]) == (False, "downloading", "downloading")
+            told = first["status"]["progress"]
+            assert (told["id"], told["total"]) == (guide.id, len(DATA))
+            assert 0 < told["completed"] < len(DATA)
+            assert (second["id"], second["state"], second["status"]["value"]) == ("lost", "failed", "failed")
+            assert "404" in second["status"]["error"]
+            for name in ("guide", "GPT", "guide.gguf"):
+                assert (await here.ask("GET", f"/v1/models/{name}")).json()["state"] == "downloading"
+            some = (await here.ask("GET", "/v1/models?state=downloading")).json()["data"]
+            assert [model["id"] for model in some] == ["guide"]
+            gate.opened.set()
+            await over(here)
+            states = {model["id"]: model["state"] for model in (await here.ask("GET", "/v1/models")).json()["data"]}
+            assert states == {"guide": "unloaded", "lost": "failed"}
+
+    run(scenario())
+
+
 def test_a_failed_fetch_is_the_servers_error_and_names_source_and_reason(
     tmp_path: Path, server: FileServer, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -141,6 +141,11 @@ def test_routing_errors(method: str, path: str, status: int, code: str) -> None:
     assert check_shape(response.json())["code"] == code
 
 
+def test_method_not_allowed_names_the_methods_of_all_routes_with_that_path() -> None:
+    response = run(make_kit().request("PUT", "/v1/models/load", json={}))
+    assert response.headers["allow"] == "GET, HEAD, POST"  # loads models, and is one that is called "load"
+
+
 def test_method_not_allowed_names_the_methods() -> None:
     response = run(make_kit().request("GET", "/echo"))
     assert response.headers["allow"] == "POST"

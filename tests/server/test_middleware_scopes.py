@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from localllm.server.drain import Drain
 from localllm.server.middleware.access_log import AccessLog
 from localllm.server.middleware.api_key import ApiKey
+from localllm.server.middleware.base_path import BasePath
 from localllm.server.middleware.body_guard import BodyGuard
 from localllm.server.middleware.drain_gate import DrainGate
 from localllm.server.middleware.error_layer import ErrorLayer
@@ -25,11 +26,12 @@ from tests.server.kit import make_kit, run
 ROUTES = RouteTable([])
 LOGGER = logging.getLogger("test")
 LAYERS: dict[str, Callable[[ASGIApp], ASGIApp]] = {
+    "BasePath": BasePath,
     "RequestId": lambda app: RequestId(app, clock=lambda: 0.0, ping_seconds=1),
     "AccessLog": lambda app: AccessLog(app, routes=ROUTES, emit=lambda event: None, logger=LOGGER),
     "SendDeadline": lambda app: SendDeadline(app, seconds=1),
     "BodyGuard": lambda app: BodyGuard(app, routes=ROUTES, max_body_bytes=1, timeout_seconds=1),
-    "ErrorLayer": lambda app: ErrorLayer(app, logger=LOGGER),
+    "ErrorLayer": lambda app: ErrorLayer(app, routes=ROUTES, logger=LOGGER),
     "RequestGuard": lambda app: RequestGuard(app, bound_host="127.0.0.1", allowed_hosts=[]),
     "OriginGuard": lambda app: OriginGuard(app, cors_origins=[]),
     "DrainGate": lambda app: DrainGate(app, routes=ROUTES, drain=Drain()),

@@ -44,6 +44,10 @@ def test_the_status_of_a_loaded_model() -> None:
             worker_pid=4711,
             memory_bytes=1230,
             memory_estimated_bytes=1100,
+            instances=[
+                FakeState("demo", number=0, in_flight=2, loaded_for_seconds=9.5, worker_pid=4711, memory_bytes=1230),
+                FakeState("demo", number=3, state="failed", info=None, error="its worker ended by SIGKILL"),
+            ],
         ),
         FakeState("demo", mode=Mode.POOL, state="failed", info=None, error="no memory"),
         FakeState("embedder", mode=Mode.POOL, state="queued", info=None),
@@ -67,6 +71,30 @@ def test_the_status_of_a_loaded_model() -> None:
             "measured": {"weights_bytes": 1000, "cache_bytes": 200, "compute_bytes": 30},
         },
         "error": None,
+        "instances": [
+            {
+                "number": 0,
+                "value": "loaded",
+                "in_flight": 2,
+                "waiting": 0,
+                "expires_in_seconds": None,
+                "loaded_for_seconds": 9.5,
+                "worker_pid": 4711,
+                "memory_bytes": 1230,
+                "error": None,
+            },
+            {
+                "number": 3,
+                "value": "failed",
+                "in_flight": 0,
+                "waiting": 0,
+                "expires_in_seconds": None,
+                "loaded_for_seconds": None,
+                "worker_pid": None,
+                "memory_bytes": None,
+                "error": "its worker ended by SIGKILL",
+            },
+        ],
     }
     assert (pooling["mode"], pooling["value"], pooling["error"], pooling["memory"]) == (
         "pool",
@@ -106,10 +134,12 @@ def test_the_lists_without_v1() -> None:
     kit = make_kit()
     assert get(kit, "/models").json() == get(kit, "/v1/models").json()
     assert get(kit, "/models/org/name:Q4").json()["id"] == "org/name:Q4"
+    instances = [FakeState("demo", number=number, loaded_for_seconds=1.0) for number in range(2)]
+    kit.host.states = [FakeState("demo", instances=[*instances, FakeState("demo", number=2, state="loading")])]
     assert get(kit, "/models/list").json() == [
-        {"name": "demo", "type": "chat", "loaded": True},
-        {"name": "org/name:Q4", "type": "chat", "loaded": False},
-        {"name": "embedder", "type": "embedding", "loaded": False},
+        {"name": "demo", "type": "chat", "loaded": True, "instances": 2},
+        {"name": "org/name:Q4", "type": "chat", "loaded": False, "instances": 0},
+        {"name": "embedder", "type": "embedding", "loaded": False, "instances": 0},
     ]
 
 
@@ -300,6 +330,15 @@ def test_what_is_said_wrongly_is_refused_before_anything_happens(path: str, body
     response = post(kit, path, body)
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
     assert kit.host.options == []
+
+
+def test_requests_that_begin_alike_say_so() -> None:
+    kit = make_kit()
+    for prompt in ("word " * 500, "word " * 600, "short"):
+        assert post(kit, "/answer", {"prompt": prompt}).status_code == 200
+    first, second, third = kit.host.affinities
+    assert first == second is not None
+    assert third is None
 
 
 def test_endpoints_that_use_no_model_may_use_these_names_as_they_like() -> None:

@@ -71,7 +71,13 @@ class Models:
 
     @asynccontextmanager
     async def acquire(
-        self, name: str | None, mode: Mode, *, autoload: bool = True, ttl_seconds: float | None = None
+        self,
+        name: str | None,
+        mode: Mode,
+        *,
+        autoload: bool = True,
+        ttl_seconds: float | None = None,
+        affinity: int | None = None,
     ) -> AsyncIterator[Models]:
         self.open += 1
         try:

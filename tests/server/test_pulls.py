@@ -61,7 +61,13 @@ class DiskHost(FakeHost):
 
     @asynccontextmanager
     async def acquire(
-        self, name: str | None, mode: Mode, *, autoload: bool = True, ttl_seconds: float | None = None
+        self,
+        name: str | None,
+        mode: Mode,
+        *,
+        autoload: bool = True,
+        ttl_seconds: float | None = None,
+        affinity: int | None = None,
     ) -> AsyncIterator[Any]:
         self.resolve(name, mode)
         yield self.client
@@ -339,6 +345,25 @@ def test_a_request_for_a_model_that_is_being_pulled_waits_for_it(tmp_path: Path,
             answer = await asking
             assert answer.json() == {"text": "Hello"}
             assert (await here.ask("POST", "/answer", json={"model": "other"})).status_code == 404
+
+    run(scenario())
+
+
+def test_the_catalogue_in_force_is_told_before_anybody_hears_of_the_end(tmp_path: Path, server: FileServer) -> None:
+    """Neither looks at the disk by itself here, and the configuration changes while the pull is under way."""
+
+    async def scenario() -> None:
+        gate = Gate(DATA, 20_000)
+        server.routes["/tiny.gguf"] = gate
+        async with site(tmp_path) as here:
+            pull = here.pulls.start(f"test:{server.origin}/tiny.gguf")
+            await gate.reached.wait()
+            here.disk.catalog = Catalog(CatalogOptions(here.directory, backend="fake", look_seconds=1e9))
+            here.host.reconfigure(here.pulls._options, here.disk.catalog.look, wait=True)
+            gate.opened.set()
+            async for progress in pull.follow():
+                known = [model["id"] for model in (await here.ask("GET", "/v1/models")).json()["data"]]
+                assert known == (["tiny"] if progress.status.is_final else [])
 
     run(scenario())
 

@@ -56,7 +56,8 @@ class ApiKey:
             key = credential(Headers(scope=scope))
             if key is not None and self._is_known(key):
                 record.authenticated = True
-                record.owner = "" if self.share_prefix_cache else fingerprint(key)
+                record.caller = fingerprint(key)
+                record.owner = "" if self.share_prefix_cache else record.caller
             elif not self._is_public(scope):
                 raise InvalidApiKeyError(_MISSING if key is None else _UNKNOWN)
         await self.app(scope, receive, send)

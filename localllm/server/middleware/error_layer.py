@@ -14,7 +14,10 @@ from localllm.server.blame import blame
 from localllm.server.disconnect import ClientDisconnected
 from localllm.server.errors import error_response, from_http_exception, internal_error
 from localllm.server.record import RequestRecord, request_record
+from localllm.server.routes import RouteTable
 from localllm.server.sse import encode_error
+
+METHOD_NOT_ALLOWED = 405
 
 
 class ErrorLayer:
@@ -22,11 +25,12 @@ class ErrorLayer:
 
     Before the response has begun the answer is JSON with its status. A stream that has begun ends with one error
     event. Another response that has begun is left incomplete, which closes the connection: the client must not take
-    half an answer for a whole one.
+    half an answer for a whole one. Each route's failures are worded as it says (``RouteEntry.errors``).
     """
 
-    def __init__(self, app: ASGIApp, *, logger: logging.Logger) -> None:
+    def __init__(self, app: ASGIApp, *, routes: RouteTable, logger: logging.Logger) -> None:
         self.app = app
+        self.routes = routes
         self.logger = logger
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -43,7 +47,11 @@ class ErrorLayer:
             typed = from_http_exception(error)
             request_record(scope).finish = typed.code
             if not progress.started:
-                response = error_response(typed, status=error.status_code, headers=error.headers)
+                form = self.routes.error_form(scope)
+                headers = dict(error.headers or {})
+                if error.status_code == METHOD_NOT_ALLOWED:
+                    headers["Allow"] = ", ".join(self.routes.methods(scope))
+                response = error_response(typed, status=error.status_code, headers=headers, form=form)
                 await response(scope, receive, progress.send)
         except Exception as error:  # noqa: BLE001 - the last place that can answer; the log gets all of it
             record = request_record(scope)
@@ -65,11 +73,13 @@ class ErrorLayer:
         self, error: LocalLLMError, record: RequestRecord, progress: _Progress, scope: Scope, receive: Receive
     ) -> None:
         record.finish = error.code
+        form = self.routes.error_form(scope)
         with suppress(SlowReaderError):  # then not even the farewell is read
             if not progress.started:
-                await error_response(error)(scope, receive, progress.send)
+                await error_response(error, form=form)(scope, receive, progress.send)
             elif progress.is_event_stream and not progress.finished:
-                await progress.send({"type": "http.response.body", "body": encode_error(error), "more_body": False})
+                farewell = encode_error(error, form)
+                await progress.send({"type": "http.response.body", "body": farewell, "more_body": False})
 
 
 class _Progress:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from localllm import LoadRequest, Mode, ModelLoadError, Plan, SamplingParams, SequenceKey, Slice
+from localllm import LoadRequest, MemoryUse, Mode, ModelLoadError, Plan, SamplingParams, SequenceKey, Slice
 from localllm.testing.tiny_lora import merge_loras, write_tiny_lora
 from localllm.testing.tiny_model import write_tiny_llama, write_tiny_mamba
+from localllm_llama_cpp import memory_meter
 from localllm_llama_cpp.adapter_settings import AdapterSettings
 from localllm_llama_cpp.loader import load
 from localllm_llama_cpp.settings import LlamaCppSettings
@@ -151,3 +152,16 @@ def test_settings_are_read_from_plain_values() -> None:
 def test_adapters_that_can_not_be_told_apart_are_refused(lora: list[dict[str, Any]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LlamaCppSettings.from_mapping({"lora": lora})
+
+
+def test_what_an_adapter_takes_is_announced_and_counts_once(
+    tiny_path: Path, adapter: Path, load_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffers = load_model(tiny_path, lora=loras((adapter, 1.0))).native.buffers
+    (taken,) = [buffer for buffer in buffers if buffer.purpose == "LoRA"]
+    assert taken.n_bytes == pytest.approx(adapter.stat().st_size, abs=2**20 / 100)  # as exact as the library says it
+    monkeypatch.setattr(memory_meter, "anonymous_bytes", lambda: 1000)
+    meter = memory_meter.MemoryMeter()
+    on_gpu = [taken._replace(place="CUDA0"), taken._replace(place="CUDA1")]
+    counted = [meter.result(5, some) for some in ([], [taken], on_gpu)]
+    assert counted == [MemoryUse(5, 0, 1000), MemoryUse(5, 0, 1000), MemoryUse(5, 0, 1000 + 2 * taken.n_bytes)]

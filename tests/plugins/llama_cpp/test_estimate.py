@@ -30,6 +30,7 @@ DAILY = (
     "dense, large vocabulary",
     "grouped queries, deep",
     "long context",
+    "adapter",
     "encoder",
     "recurrent",
     "sliding window",
@@ -55,7 +56,7 @@ def load_in_a_worker(spec: ModelSpec, mode: Mode) -> ModelInfo:
 @pytest.mark.parametrize("name", SHAPES if FULL else DAILY)
 def test_the_estimate_is_what_the_worker_measures(name: str, tmp_path: Path) -> None:
     shape: Shape = SHAPES[name]
-    spec = spec_of(shape.write(tmp_path / "model.gguf"), shape.settings)
+    spec = shape.make(tmp_path)
     told = estimate(spec, shape.mode)
     measured = load_in_a_worker(spec, shape.mode).memory
     assert told is not None
@@ -87,6 +88,18 @@ print(model.info.memory.total_bytes, anonymous_bytes())
     said, took = map(int, done.stdout.split())
     assert took <= said * 1.1
     assert took >= said * 0.6  # a graph for whole batches was reserved, and 48 tokens touch little of it
+
+
+def test_adapters_count_and_those_that_are_not_there_are_for_the_loader_to_tell(tmp_path: Path) -> None:
+    path = dense(n_vocab=2048)(tmp_path / "model.gguf")
+    bare = estimate(spec_of(path, {}), Mode.GENERATE)
+    (tmp_path / "a.gguf").write_bytes(bytes(5000))
+    (tmp_path / "b.gguf").write_bytes(bytes(300))
+    adapters = [{"path": str(tmp_path / name), "scale": 0.0} for name in ("a.gguf", "b.gguf", "none.gguf")]
+    told = estimate(spec_of(path, {"lora": adapters}), Mode.GENERATE)
+    assert bare is not None
+    assert told is not None
+    assert told.total_bytes == bare.total_bytes + 5300
 
 
 def test_neither_the_library_nor_the_file_is_needed(tmp_path: Path) -> None:

@@ -51,6 +51,8 @@ ELSEWHERE = {"tensor_split", "context_length", "parallel", "cached_sequences", "
     "chat_format",
     "chat_template_file",
     "lora",
+    "saved_state_ram_mib",
+    "saved_state_disk_mib",
 }
 """Tested below, or in the memory plan, the loader and the sampler."""
 

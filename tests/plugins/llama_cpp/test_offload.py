@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
-from localllm import LoadRequest, Mode, ModelLoadError
+from localllm import LoadRequest, Mode, ModelLoadError, ModelSpec
+from localllm.host.fitting import with_fewer_gpu_layers
+from localllm.testing.tiny_lora import write_tiny_lora
 from localllm.testing.tiny_model import write_tiny_llama, write_tiny_mamba
 from localllm_llama_cpp import context, loader, native_params, offload
+from localllm_llama_cpp.adapter_settings import AdapterSettings
 from localllm_llama_cpp.devices import list_devices
 from localllm_llama_cpp.gpu_plan import RESERVE_BYTES
 from localllm_llama_cpp.loader import load
@@ -130,10 +133,33 @@ def test_a_load_that_fails_for_lack_of_memory_says_so(
     monkeypatch.setattr(native_params.lib, "llama_supports_gpu_offload", lambda: True)
     with pytest.raises(ModelLoadError) as caught:
         load(LoadRequest("m", str(path), Mode.GENERATE))
-    assert caught.value.detail == {"reason": "memory"}
+    assert caught.value.detail == {"reason": "memory", "gpu_layers": N_LAYER + 1}
     with pytest.raises(ModelLoadError) as caught:
         load(LoadRequest("m", str(path), Mode.GENERATE, {"n_gpu_layers": 0}))
-    assert caught.value.detail == {"reason": "memory", "device": "cpu"}
+    assert caught.value.detail == {"reason": "memory", "device": "cpu", "gpu_layers": 0}
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+def test_a_load_that_fails_tells_the_plan_and_the_next_try_takes_less(
+    path: Path, devices: Any, monkeypatch: pytest.MonkeyPatch, mode: Mode
+) -> None:
+    """The file fits, by the plan, with two layers on the GPU, and then the context can't be made."""
+
+    def out_of_memory(*_: Any) -> None:
+        native_log().first_error = "cudaMalloc failed: out of memory"
+
+    costs = offload.model_costs(path, LlamaCppSettings(), mode)
+    free = RESERVE_BYTES + costs.compute + costs.layers[-1] + costs.layers[-2] + costs.caches[-1] + 1000
+    devices((cuda(0, free / GIB, 8),))
+    monkeypatch.setattr(context.lib, "llama_init_from_model", out_of_memory)
+    monkeypatch.setattr(native_params.lib, "llama_supports_gpu_offload", lambda: True)
+    with pytest.raises(ModelLoadError) as caught:
+        load(LoadRequest("m", str(path), mode))
+    assert caught.value.detail == {"reason": "memory", "gpu_layers": 2}
+    spec = ModelSpec("m", "llama_cpp", settings={"n_gpu_layers": "auto"}, meta={"n_layer": N_LAYER})
+    again = with_fewer_gpu_layers(spec, caught.value)
+    assert again is not None
+    assert again.settings["n_gpu_layers"] == 1
 
 
 @pytest.mark.parametrize("mode", list(Mode))
@@ -144,7 +170,7 @@ def test_a_context_that_never_fits_says_so(path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(context.lib, "llama_init_from_model", out_of_memory)
     with pytest.raises(ModelLoadError) as caught:
         load(LoadRequest("m", str(path), mode))
-    assert caught.value.detail == {"reason": "memory", "device": "cpu"}
+    assert caught.value.detail == {"reason": "memory", "device": "cpu", "gpu_layers": 0}
 
 
 # --- the file's header -----------------------------------------------------------------------------------------------
@@ -167,6 +193,18 @@ def test_embeddings_that_are_the_output_layer_too_are_copied_to_the_gpu(tmp_path
     tensors = tensor_bytes(tied)
     costs = offload.model_costs(tied, LlamaCppSettings(), Mode.GENERATE)
     assert costs.layers[-1] == tensors["token_embd.weight"] + tensors["output_norm.weight"]
+
+
+def test_adapters_go_with_the_layers_that_they_change(path: Path, tmp_path: Path) -> None:
+    adapters = [
+        write_tiny_lora(tmp_path / "a.gguf", path, rank=8, targets=("blk.1.attn_q.weight", "output.weight")),
+        write_tiny_lora(tmp_path / "b.gguf", path, rank=2, targets=("blk.1.attn_q.weight",)),
+        tmp_path / "none.gguf",
+    ]
+    settings = LlamaCppSettings(lora=[AdapterSettings(path=adapter) for adapter in adapters])
+    bare, more = (offload.model_costs(path, one, Mode.GENERATE) for one in (LlamaCppSettings(), settings))
+    grown = [more.layers[index] - bare.layers[index] for index in range(N_LAYER + 1)]
+    assert grown == [0, (8 + 2) * (128 + 128) * 4, 0, 0, 8 * (128 + 2048) * 4]
 
 
 def test_a_running_state_is_counted_for_every_sequence(tmp_path: Path) -> None:
