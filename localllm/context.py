@@ -58,6 +58,43 @@ class ModelAccess(Protocol):
         ...
 
 
+class LaterModels:
+    """The models as a context shows them: out of reach until the server has built its registry."""
+
+    def __init__(self) -> None:
+        self.access: ModelAccess | None = None
+
+    def resolve(self, name: str | None, mode: Mode, purpose: ModelKind | None = None) -> ModelSpec:
+        """As ``ModelAccess`` has it, like all that follow; raises RuntimeError before there is one."""
+        return self._reach().resolve(name, mode, purpose)
+
+    def acquire(
+        self,
+        name: str | None,
+        mode: Mode,
+        *,
+        autoload: bool = True,
+        ttl_seconds: float | None = None,
+        affinity: int | None = None,
+    ) -> AbstractAsyncContextManager[ModelClient]:
+        """Lend a loaded model."""
+        return self._reach().acquire(name, mode, autoload=autoload, ttl_seconds=ttl_seconds, affinity=affinity)
+
+    def list_specs(self) -> list[ModelSpec]:
+        """Return all models."""
+        return self._reach().list_specs()
+
+    def loaded(self, model_id: str) -> ModelInfo | None:
+        """Return what loading brought to light."""
+        return self._reach().loaded(model_id)
+
+    def _reach(self) -> ModelAccess:
+        if self.access is None:
+            message = "models can't be reached while plugins register; use context.models in handlers and life cycles"
+            raise RuntimeError(message)
+        return self.access
+
+
 def _no_store() -> SessionStore | None:
     return None
 

@@ -18,11 +18,11 @@ import pluggy
 from localllm import hookspecs
 from localllm.config.convert import section_fields
 from localllm.config.schema import Config
-from localllm.context import ModelAccess, PluginContext
-from localllm.contract.backend import BackendSpec, ModelClient
+from localllm.context import LaterModels, ModelAccess, PluginContext
+from localllm.contract.backend import BackendSpec
 from localllm.contract.fetch import SourceSpec
 from localllm.contract.interception import Interceptor
-from localllm.contract.model import Mode, ModelInfo, ModelKind, ModelSpec
+from localllm.contract.model import ModelSpec
 from localllm.contract.sessions import SessionStore
 from localllm.plugin_discovery import PluginError, PluginSource, find_plugins, import_plugin, select_plugins
 from localllm.plugin_registry import RegisteredMiddleware, RegisteredRoute, Registry
@@ -99,39 +99,6 @@ class _Pluggy(pluggy.PluginManager):
         return options
 
 
-class _LaterModels:
-    """The models as a context shows them: out of reach until the server has built its registry."""
-
-    def __init__(self) -> None:
-        self.access: ModelAccess | None = None
-
-    def resolve(self, name: str | None, mode: Mode, purpose: ModelKind | None = None) -> ModelSpec:
-        return self._reach().resolve(name, mode, purpose)
-
-    def acquire(
-        self,
-        name: str | None,
-        mode: Mode,
-        *,
-        autoload: bool = True,
-        ttl_seconds: float | None = None,
-        affinity: int | None = None,
-    ) -> AbstractAsyncContextManager[ModelClient]:
-        return self._reach().acquire(name, mode, autoload=autoload, ttl_seconds=ttl_seconds, affinity=affinity)
-
-    def list_specs(self) -> list[ModelSpec]:
-        return self._reach().list_specs()
-
-    def loaded(self, model_id: str) -> ModelInfo | None:
-        return self._reach().loaded(model_id)
-
-    def _reach(self) -> ModelAccess:
-        if self.access is None:
-            message = "models can't be reached while plugins register; use context.models in handlers and life cycles"
-            raise RuntimeError(message)
-        return self.access
-
-
 def load_plugins(
     enabled: Sequence[str] | None = None, *, entry_points: Iterable[EntryPoint] | None = None
 ) -> PluginManager:
@@ -158,7 +125,7 @@ class PluginManager:
         self._modules = {source.name: self._import(source) for source in self._selected}
         self._hooks = {source.name: self._callers(source.name) for source in self._selected}
         self._contexts: dict[str, PluginContext] = {}
-        self._models = _LaterModels()
+        self._models = LaterModels()
         self._registry = Registry()
         self._store: SessionStore | None = None
         self._phase = _Phase.LOADED
@@ -235,7 +202,7 @@ class PluginManager:
         for source in self._selected:
             self._contexts[source.name] = PluginContext(
                 name=source.name,
-                config=config.plugin.get(source.name),
+                config=self._settings(config, source.name),
                 logger=logging.getLogger(f"{hookspecs.PROJECT}.plugin.{source.name}"),
                 data_dir=config.state_directory / "plugins" / source.name,
                 clock=clock,
@@ -249,6 +216,11 @@ class PluginManager:
                     self._call(source, f"localllm_register_{kind}", register=register)
         self._store = registry.choose_store(config.server.session_store)
         self._phase = _Phase.REGISTERED
+
+    def _settings(self, config: Config, name: str) -> Any:  # noqa: ANN401  # the plugin's own dataclass
+        """Return a plugin's section, with all defaults where the configuration was made without it."""
+        section = self._sections.get(name)
+        return config.plugin.get(name) or (None if section is None else section())
 
     def bind_models(self, access: ModelAccess) -> None:
         """Open ``context.models`` of all plugins."""

@@ -313,6 +313,29 @@ def test_hook_localllm_config_section(shelf: Shelf) -> None:
     assert manager.sections == {"a": sys.modules["shelf_a"].Section}
 
 
+def test_a_plugin_that_the_configuration_says_nothing_of_gets_its_defaults(shelf: Shelf) -> None:
+    shelf.add(
+        "a",
+        """
+        import dataclasses
+
+        @dataclasses.dataclass(frozen=True)
+        class Section:
+            limit: int = setting(3, "A limit.")
+
+        @hookimpl
+        def localllm_config_section():
+            return Section
+
+        @hookimpl
+        def localllm_register_routes(context, register):
+            register(Route(f"/{context.config.limit}", print), name="x")
+        """,
+    )
+    (route,) = shelf.registered().routes
+    assert route.route.path == "/3"
+
+
 def test_hook_localllm_register_routes(shelf: Shelf) -> None:
     shelf.add(
         "a",
