@@ -8,6 +8,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# Two at a time; the tests of one file stay together and share their servers.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 # pip's cache knows a wheel by its version, not by the flags that built it: a CPU build would pass for a GPU build.
 PIP_FLAGS ?= --no-cache-dir
 
@@ -46,10 +48,10 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 
 test: lint $(VENV)/node/.installed
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-full: lint $(VENV)/node/.installed
-	LOCALLLM_TEST_FULL=1 $(BIN)/python -m pytest --timeout 900 $(ARGS)
+	LOCALLLM_TEST_FULL=1 $(PYTEST) --timeout 900 $(ARGS)
 
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.real_models.fuzz_kit $(ARGS)

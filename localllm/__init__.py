@@ -196,6 +196,7 @@ if TYPE_CHECKING:
         convert_texts as convert_texts,
     )
     from localllm.server.disconnect import race_disconnect as race_disconnect
+    from localllm.server.errors import error_body as error_body
     from localllm.server.json_body import (
         check_content_type as check_content_type,
         read_json as read_json,
@@ -263,6 +264,7 @@ _HOMES = {
     ),
     "localllm.server.conversion": "Conversion convert_texts",
     "localllm.server.disconnect": "race_disconnect",
+    "localllm.server.errors": "error_body",
     "localllm.server.json_body": "check_content_type read_json read_json_object",
     "localllm.server.json_pieces": "json_in_pieces",
     "localllm.server.model_body": "ModelBody read_model_body",

@@ -18,7 +18,8 @@ app = typer.Typer(
     help="Run GGUF models on your own machine behind OpenAI-compatible endpoints.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    epilog="Exit codes: 0 done, 1 it could not be done, 2 wrong configuration or arguments, 3 no server answers.",
+    epilog="Plugins may bring commands of their own, as `localllm sessions` does.\n\n"
+    "Exit codes: 0 done, 1 it could not be done, 2 wrong configuration or arguments, 3 no server answers.",
 )
 app.add_typer(models.app, name="models")
 models.app.command("load")(running.load_model)
@@ -86,7 +87,10 @@ def chat(
     ] = None,
     load: Annotated[Path | None, typer.Option("--load", help="Go on with a conversation that /save wrote.")] = None,
     session: Annotated[
-        str | None, typer.Option("--session", metavar="ID|new", help="A session of the server's to go on with.")
+        str | None,
+        typer.Option(
+            "--session", metavar="ID|new", help="Have the server keep the conversation: an ID to go on with, or new."
+        ),
     ] = None,
     url: UrlOption = None,
     config: ConfigOption = None,

@@ -12,7 +12,7 @@ from localllm.cli.output import format_bytes, format_count, print_json, print_ta
 from localllm.cli.startup import prepare
 from localllm.contract.model import ModelDefinition, ModelSpec
 from localllm.models.catalog import Catalog
-from localllm.server.model_host import model_object
+from localllm.server.model_objects import model_object
 
 _COLUMNS = ("MODEL", "KIND", "QUANTISATION", "PARAMETERS", "SIZE", "CONTEXT")
 _EXTRA_COLUMNS = ("WITH", "TAGS", "STORE")

@@ -103,6 +103,7 @@ def _retry(chat: ChatAccess, argument: str) -> None:
     session = chat.conversation.session
     if session is not None and session.n_told > len(chat.conversation.turns):
         session.go_back(chat.api)
+        chat.say("in a new session" if session.id == NEW else f"in {session.id}, a copy without the last answer")
     chat.answer()
 
 

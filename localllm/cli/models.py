@@ -9,7 +9,7 @@ import typer
 from localllm.cli.failure import CONFIG_ERROR, explain_failures
 from localllm.cli.options import ConfigOption, JsonOption, ModelArgument, SetOption
 
-app = typer.Typer(help="Look at the models.", no_args_is_help=True)
+app = typer.Typer(help="List, fetch, remove, load and unload models.", no_args_is_help=True)
 
 
 @app.command("list")

@@ -58,9 +58,10 @@ class Interception(Protocol):
 
     @property
     def fields(self) -> Mapping[str, Any]:
-        """What the response carries beside its own fields, plain JSON; read after :meth:`prepare`.
+        """What the response carries beside its own fields, plain JSON, once :meth:`prepare` has returned.
 
         Whoever keeps the conversation that a request names tells ``session_id``; without it the request is refused.
+        It may be told before: of several instances of a model, all turns of a conversation then go to the same one.
         """
         ...
 

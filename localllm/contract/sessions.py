@@ -95,6 +95,7 @@ class Turn:
     """What one exchange adds to a session: what the caller said, and the answer. Appended whole or not at all.
 
     ``context_tokens`` is what the whole conversation takes of the context now; 0 keeps what the session has.
+    ``title`` is for a session that has none then; it never replaces what somebody has called it.
     ``state`` (plain JSON of a few KB) replaces the session's; None keeps it.
     """
 
@@ -103,6 +104,7 @@ class Turn:
     usage: Usage = NO_USAGE
     context_tokens: int = 0
     state: Mapping[str, Any] | None = None
+    title: str = ""
 
 
 @dataclass(frozen=True, slots=True)

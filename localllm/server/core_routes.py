@@ -19,7 +19,8 @@ from localllm.contract.backend import BackendSpec
 from localllm.contract.errors import UnavailableError
 from localllm.server import core_docs
 from localllm.server.drain import Drain
-from localllm.server.model_host import ModelHost, health_body
+from localllm.server.model_host import ModelHost
+from localllm.server.model_objects import health_body
 from localllm.server.record import request_record
 from localllm.server.routes import RouteEntry
 

@@ -144,7 +144,7 @@ ERROR_KINDS: Mapping[str, ErrorKind] = {
     "session_not_found": ErrorKind(404, _CALLER),
     "session_conflict": ErrorKind(409, _CALLER),
     "response_not_found": ErrorKind(404, _CALLER),
-    "previous_response_not_found": ErrorKind(404, _CALLER),
+    "previous_response_not_found": ErrorKind(400, _CALLER),  # as OpenAI has it: the body is wrong, not the path
     "conversation_not_found": ErrorKind(404, _CALLER),
     "item_not_found": ErrorKind(404, _CALLER),
     "not_found": ErrorKind(404, _CALLER),

@@ -29,7 +29,10 @@ _UNLOADED: Final = "unloaded"
 
 
 def front_routes(host: ModelHost, pulls: Pulls | None, *, has_docs: bool) -> list[RouteEntry]:
-    """Return the route. It is public, since a browser has no key before the page asks for it; what it shows is not."""
+    """Return the route. It is public, since a browser has no key before the page asks for it; what it shows is not.
+
+    It is a probe, since an open page asks every few seconds.
+    """
 
     async def front(request: Request) -> Response:
         is_known = request_record(request.scope).authenticated
@@ -45,7 +48,7 @@ def front_routes(host: ModelHost, pulls: Pulls | None, *, has_docs: bool) -> lis
         response.headers["vary"] = "accept, authorization, x-api-key"
         return response
 
-    return [RouteEntry(Route("/", front), "front", public=True, doc=_DOC)]
+    return [RouteEntry(Route("/", front), "front", public=True, probe=True, doc=_DOC)]
 
 
 def prefers_html(accept: Sequence[str]) -> bool:
@@ -80,11 +83,16 @@ def _page_state(host: ModelHost, pulls: Sequence[Pull]) -> _PageState:
     for spec in specs:
         state = states.get(spec.id)
         word = _UNLOADED if state is None else str(state.state)
-        busy = "" if state is None else f"{state.in_flight} running, {state.waiting} waiting"
+        busy = "" if state is None else _requests(state.in_flight, state.waiting)
         memory = "" if state is None or state.memory_bytes is None else format_bytes(state.memory_bytes)
         models.append([spec.id, spec.kind.value, word, memory, busy])
     chats = [spec.id for spec in specs if spec.kind is ModelKind.CHAT]
     return _PageState(models, [_download(pull) for pull in pulls], chats)
+
+
+def _requests(running: int, waiting: int) -> str:
+    counts = {"running": running, "waiting": waiting}
+    return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
 
 
 def _download(pull: Pull) -> list[str]:
@@ -109,6 +117,7 @@ def _page(state: _PageState | None, *, has_docs: bool) -> Response:
         models=_rows(shown.models),
         downloads=_rows(shown.downloads),
         downloading="" if shown.downloads else " hidden",
+        empty=" hidden" if shown.chats else "",
         options="".join(f"<option>{escape(name)}</option>" for name in shown.chats),
     )
     policy = (
@@ -180,6 +189,8 @@ _TEMPLATE: Final = """<!doctype html>
 <section>
 <h2>Chat</h2>
 <noscript><p>The chat needs JavaScript; what is above does not.</p></noscript>
+<p id="empty"{empty}>There is no model to chat with yet: put a GGUF file into the models' folder, or run
+<code>localllm models pull qwen3-0.6b</code>.</p>
 <div id="log" aria-live="polite"></div>
 <form id="chat" hidden>
 <textarea id="text" placeholder="Say something" aria-label="Message"></textarea>

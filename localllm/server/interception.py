@@ -46,6 +46,12 @@ class Interceptions:
             if not self._parts:
                 raise _nobody_keeps(self._named)
 
+    @property
+    def session_id(self) -> str | None:
+        """The conversation that the generation belongs to, as far as a part tells by now."""
+        told = self._fields().get("session_id")
+        return told if isinstance(told, str) else None
+
     async def prepare(self, generate: GenerateRequest, client: ModelClient) -> GenerateRequest:
         """Return what is to be generated, after all parts had their say."""
         for part in self._parts:
@@ -70,11 +76,11 @@ class Interceptions:
 
     async def leave(self) -> None:
         """Let every part go, in the reverse order; raises the first error once all are gone."""
-        failed: Exception | None = None
+        failed: BaseException | None = None
         while self._parts:
             try:
                 await self._parts.pop().leave()
-            except Exception as error:  # noqa: BLE001 - raised below; the others hold things too
+            except BaseException as error:  # noqa: BLE001 - raised below, also a cancellation; the others hold things too
                 failed = failed or error
         if failed is not None:
             raise failed

@@ -145,7 +145,7 @@ LIST: Final = EndpointDoc(
 )
 
 LIST_BRIEFLY: Final = EndpointDoc(
-    summary="The same in brief",
+    summary="The models in brief",
     description="As clients of localLLM-api ask.",
     tag=_TAG,
     responses={

@@ -17,7 +17,8 @@ from localllm.server.arriving_models import Arriving, ArrivingModels
 from localllm.server.core_routes import json_response
 from localllm.server.disconnect import race_disconnect
 from localllm.server.json_body import read_json
-from localllm.server.model_host import ModelHost, find_spec, model_list, model_object, states_by_id
+from localllm.server.model_host import ModelHost, find_spec, states_by_id
+from localllm.server.model_objects import model_list, model_object
 from localllm.server.model_status import DOWNLOADING, arriving_object, n_loaded, status_object
 from localllm.server.routes import RouteEntry
 

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from localllm.server.arriving_models import Arriving
-from localllm.server.model_host import InstanceState, ModelState, model_object
+from localllm.server.model_host import InstanceState, ModelState
+from localllm.server.model_objects import model_object
 from localllm.server.pull_routes import progress_event
 
 UNLOADED = "unloaded"

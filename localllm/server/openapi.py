@@ -112,8 +112,7 @@ def describe_api(entries: Iterable[RouteEntry], *, version: str, has_keys: bool)
     document: dict[str, Any] = {
         "openapi": OPENAPI_VERSION,
         "info": {"title": "localllm", "description": _DESCRIPTION, "version": version},
-        "servers": [{"url": "/"}],
-        "tags": [{"name": tag} for tag in sorted({one.doc.tag for one in operations if one.doc.tag})],
+        "tags": [{"name": tag} for tag in _tags(operations)],
         "paths": paths,
         "components": components,
     }
@@ -124,6 +123,12 @@ def describe_api(entries: Iterable[RouteEntry], *, version: str, has_keys: bool)
         }
         document["security"] = [{"bearer": []}, {"x-api-key": []}]
     return document
+
+
+def _tags(operations: Sequence[_Operation]) -> list[str]:
+    """Return the tags by their names, those with nothing under ``/v1`` last: pages about the document show them so."""
+    main = {one.doc.tag for one in operations if one.path.startswith("/v1/")}
+    return sorted({one.doc.tag for one in operations if one.doc.tag}, key=lambda tag: (tag not in main, tag.lower()))
 
 
 def _operations(entries: Iterable[RouteEntry]) -> Iterator[_Operation]:

@@ -28,7 +28,7 @@ from localllm.contract.model import Mode
 from localllm.server.affinity import affinity_of
 from localllm.server.disconnect import close_iterator
 from localllm.server.interception import Interceptions
-from localllm.server.model_options import model_options
+from localllm.server.model_options import ModelOptions, model_options
 from localllm.server.record import RequestRecord, request_record
 
 if TYPE_CHECKING:
@@ -64,10 +64,10 @@ async def stream_generation(
         with _Progress(record, generate.prompt) as progress:
             spec = context.models.resolve(model, Mode.GENERATE)
             record.model = spec.id
-            affinity = affinity_of(generate.prompt, record.owner, session.id if session else None)
-            lent = _acquire(request, context, model, affinity)  # what the request says wrongly comes first
+            options = model_options(request)  # what the request says wrongly comes first
             await parts.begin(context, Asked(record.request_id, record.caller, spec, generate, session))
-            async with lent as client:
+            affinity = affinity_of(generate.prompt, record.owner, parts.session_id)
+            async with _acquire(context, model, options, affinity) as client:
                 prepared = await parts.prepare(generate, client)
                 events = client.generate(replace(prepared, owner=record.owner))
                 try:
@@ -81,9 +81,8 @@ async def stream_generation(
 
 
 def _acquire(
-    request: Request, context: PluginContext, model: str | None, affinity: int | None
+    context: PluginContext, model: str | None, options: ModelOptions, affinity: int | None
 ) -> AbstractAsyncContextManager[ModelClient]:
-    options = model_options(request)
     return context.models.acquire(
         model, Mode.GENERATE, autoload=options.autoload, ttl_seconds=options.ttl_seconds, affinity=affinity
     )

@@ -40,6 +40,7 @@ class RequestRecord:
     unfinished: Usage | None = None  # of generations that ended early; what they took from the cache is not known
     first_token_at: float | None = None
     finish: str | None = None
+    farewell: Callable[[LocalLLMError], bytes] | None = None  # how an event stream words the error that cuts it short
     status: int | None = None  # of the response, once it has started
     response_headers: list[tuple[bytes, bytes]] = field(default_factory=list)  # added to whatever is answered
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import orjson
@@ -49,9 +49,10 @@ class EventStream(Response):
 
     The response starts with the first event, or after ``ping_seconds`` of silence: an error that ``events`` raises
     before that is answered as JSON with its own status; later it becomes one ``data: {"error": ...}`` event, after
-    which the stream ends (the error layer writes it). ``: ping`` comments follow whenever ``ping_seconds`` pass in
-    silence (default: the server's setting). ``done=True`` ends a complete stream with ``data: [DONE]``; ``named=True``
-    names each event by its ``type``. Read the request's body before (``read_json``).
+    which the stream ends (the error layer writes it), or the event that ``farewell`` makes of it. ``: ping`` comments
+    follow whenever ``ping_seconds`` pass in silence (default: the server's setting). ``done=True`` ends a complete
+    stream with ``data: [DONE]``; ``named=True`` names each event by its ``type``. Read the request's body before
+    (``read_json``).
     """
 
     media_type = MEDIA_TYPE
@@ -62,6 +63,7 @@ class EventStream(Response):
         *,
         done: bool = False,
         named: bool = False,
+        farewell: Callable[[LocalLLMError], Mapping[str, Any]] | None = None,
         ping_seconds: float | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
@@ -70,6 +72,7 @@ class EventStream(Response):
         self.events = events
         self.done = done
         self.named = named
+        self.farewell = farewell
         self.ping_seconds = ping_seconds
         # No cache and no proxy (nginx's X-Accel-Buffering) may hold tokens back.
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no", **(headers or {})})
@@ -81,7 +84,9 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream; returns when it is complete, raises what ``events`` raises or ``ClientDisconnected``."""
-        silence = request_record(scope).ping_seconds if self.ping_seconds is None else self.ping_seconds
+        record = request_record(scope)
+        record.farewell = None if self.farewell is None else self._last_words
+        silence = record.ping_seconds if self.ping_seconds is None else self.ping_seconds
         writer = _Writer(self, send)
         pinger = asyncio.create_task(writer.ping_when_silent(silence))
         try:
@@ -93,6 +98,9 @@ class EventStream(Response):
         finally:
             await end_task(pinger)
             await close_iterator(self.events)  # a cancellation that met us in ``send`` left it suspended
+
+    def _last_words(self, error: LocalLLMError) -> bytes:
+        return encode_error(error) if self.farewell is None else encode_event(self.farewell(error), named=self.named)
 
 
 class _Writer:

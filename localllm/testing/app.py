@@ -175,6 +175,7 @@ class ScriptedModels:
         self.specs = list(specs)
         self.model = ScriptedModel()
         self.n_acquired = 0
+        self.affinities: list[int | None] = []
         self.preloading: list[str] = []
 
     def resolve(self, name: str | None, mode: Mode, purpose: ModelKind | None = None) -> ModelSpec:
@@ -203,8 +204,9 @@ class ScriptedModels:
         ttl_seconds: float | None = None,
         affinity: int | None = None,
     ) -> AsyncIterator[ModelClient]:
-        """Lend the model; ``n_acquired`` counts those who have it."""
+        """Lend the model; ``n_acquired`` counts those who have it, ``affinities`` are those of all who had it."""
         spec = self.resolve(name, mode)
+        self.affinities.append(affinity)
         self.n_acquired += 1
         try:
             yield self.model if mode is Mode.GENERATE else _Pooling(self.model, spec.kind)

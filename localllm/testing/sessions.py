@@ -221,6 +221,7 @@ class MemoryStore:
         conversation.session = replace(
             before,
             used_at=now,
+            title=before.title or turn.title,
             model=before.model if turn.model is None else turn.model,
             n_messages=len(conversation.messages),
             usage=before.usage + turn.usage,

@@ -48,4 +48,23 @@ async def check_the_server_may_make_up_the_id(store: SessionStore, limits: Store
     assert list(await store.list(other, limit=5)) == []
 
 
-STATE_CHECKS: tuple[Check, ...] = (check_state_goes_with_the_turns, check_the_server_may_make_up_the_id)
+async def check_a_turn_names_what_has_no_title(store: SessionStore, limits: StoreLimits) -> None:
+    """In the same moment, and never over what somebody else has named meanwhile."""
+    owner = new_owner()
+    made = await store.create(owner)
+    named = await store.append(owner, made.id, replace(exchange(0), title="Café 🙂"), after=0)
+    assert named == await store.get(owner, made.id)
+    assert named.title == "Café 🙂"
+    assert (await store.append(owner, made.id, replace(exchange(1), title="other"), after=2)).title == "Café 🙂"
+    assert (await store.append(owner, made.id, exchange(2), after=4)).title == "Café 🙂"
+    await expect(SessionConflictError, store.append(owner, made.id, replace(exchange(3), title="late"), after=0))
+    await store.change(owner, made.id, SessionChange(title=""))
+    assert (await store.append(owner, made.id, replace(exchange(3), title="again"), after=6)).title == "again"
+    assert (await store.create(owner, title="mine", turns=[replace(exchange(0), title="other")])).title == "mine"
+
+
+STATE_CHECKS: tuple[Check, ...] = (
+    check_state_goes_with_the_turns,
+    check_the_server_may_make_up_the_id,
+    check_a_turn_names_what_has_no_title,
+)

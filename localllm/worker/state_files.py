@@ -70,8 +70,7 @@ class FolderStateFiles:
 
         state = self._with_file(name, check_and_read)
         if state is not None:
-            with contextlib.suppress(OSError):  # a read-only disk
-                os.utime(self._folder / name)
+            self._use(name)
         return state
 
     def write(self, conversation: Conversation, state: State, is_late: Callable[[], bool]) -> bool:
@@ -81,9 +80,7 @@ class FolderStateFiles:
         tokens = list(conversation.tokens)
         same = [name for name, one in self._known.items() if _whose(one) == _whose(conversation)]
         for name in same:
-            if list(self._known[name].tokens[: len(tokens)]) == tokens:
-                with contextlib.suppress(OSError):
-                    os.utime(self._folder / name)
+            if list(self._known[name].tokens[: len(tokens)]) == tokens and self._use(name):
                 return True
         with self._telling("can't be written to"):
             new = self._write(pack_head(self._identity, conversation, state), state, is_late)
@@ -95,6 +92,17 @@ class FolderStateFiles:
             self._known[new] = conversation
             return True
         return False
+
+    def _use(self, name: str) -> bool:
+        """Note that a file was of use; False if it is gone, as another worker may have decided."""
+        try:
+            os.utime(self._folder / name)
+        except FileNotFoundError:
+            self._known.pop(name, None)
+            return False
+        except OSError:  # a read-only disk
+            pass
+        return True
 
     # --- the folder ---
 

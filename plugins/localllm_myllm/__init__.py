@@ -6,8 +6,8 @@ from starlette.routing import Route
 
 from localllm import PluginContext, RegisterRoute, hookimpl
 
+from .doc import CHAT, EMBEDDINGS, GENERATE, MODELS
 from .endpoint import MyLLMEndpoints
-from .manual import CHAT, EMBEDDINGS, GENERATE, MODELS
 
 
 @hookimpl

@@ -19,6 +19,7 @@ from localllm import (
     LocalLLMError,
     Mode,
     ModelSpec,
+    error_body,
     json_in_pieces,
     race_disconnect,
     read_model_body,
@@ -41,6 +42,7 @@ from localllm.openai.responses import (
 from .book import response_record
 from .desk import Desk, Shelf
 from .fitting import generate_fitting
+from .jobs import stream_of
 
 _MANY_ITEMS: Final = 256
 _NOT_KEPT: Final = "The response is not kept, because no plugin brings a store: enable 'sessions'."
@@ -78,7 +80,8 @@ class CreateEndpoint:
         if plan.asked.background:
             return await self._in_background(request, plan, run, generation)
         if plan.asked.stream:
-            return EventStream(self._stream(request, plan, run, generation), named=True)
+            events = self._stream(request, plan, run, generation)
+            return EventStream(events, named=True, farewell=lambda error: run.farewell(error, error_body(error)))
         return json_in_pieces(body_pieces(await race_disconnect(request, _whole(run, generation))))
 
     async def _plan(self, request: Request, spec: ModelSpec, asked: ResponseRequest) -> Plan:
@@ -92,7 +95,7 @@ class CreateEndpoint:
             shelf = self._desk.shelf(request, param="previous_response_id")
             before = await shelf.responses.chain(asked.previous_response_id, may_cut=asked.truncation == "auto")
         if asked.conversation is not None:
-            await self._desk.conversations(request, param="conversation").get(asked.conversation)
+            before = await self._peek(request, asked, asked.conversation)
         response_id = new_response_id()
         resolved = await self.resolve(request, asked.input)
         own = with_ids(resolved, lambda kind, index: item_id(kind, response_id, "input", index))
@@ -102,6 +105,17 @@ class CreateEndpoint:
         goes_on = keeps or asked.conversation is not None
         generate = asked.generate_request((*before, *own), spec.rules.system_prompt, keep=goes_on)
         return Plan(spec, asked, response_id, own, generate, shelf, keeps)
+
+    async def _peek(self, request: Request, asked: ResponseRequest, conversation: str) -> tuple[Item, ...]:
+        """Make sure that there is the conversation; where the request brings nothing, return what is to go on from.
+
+        It is read anew when this request's turn has come.
+        """
+        conversations = self._desk.conversations(request, param="conversation")
+        if asked.input.items:
+            await conversations.get(conversation)
+            return ()
+        return await conversations.items(conversation, may_cut=True)
 
     async def resolve(self, request: Request, given: InputItems) -> Sequence[Item]:
         """Return the items with those in place that they refer to."""
@@ -171,7 +185,7 @@ class CreateEndpoint:
             job = self._desk.jobs.start(
                 shelf.owner, run, generation, lambda body: self._keep_alone(plan, body), has_stream=plan.asked.stream
             )
-        return EventStream(job.follow(), named=True) if plan.asked.stream else JSONResponse(run.body)
+        return stream_of(job) if plan.asked.stream else JSONResponse(run.body)
 
 
 async def _whole(run: ResponseRun, generation: AsyncGenerator[GenerateEvent, None]) -> Body:

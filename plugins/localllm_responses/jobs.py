@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Any, Final
 
-from localllm import GenerateEvent, LocalLLMError, OverloadedError, UnavailableError
+from localllm import EventStream, GenerateEvent, LocalLLMError, OverloadedError, UnavailableError, error_body
 from localllm.openai.responses import Body, ResponseRun
 
 RETRY_AFTER_SECONDS: Final = 5
@@ -57,6 +57,11 @@ class Job:
     def _wake(self) -> None:
         news, self._news = self._news, asyncio.Event()
         news.set()
+
+
+def stream_of(job: Job, after: int = -1) -> EventStream:
+    """Return the answer that follows a job. What cuts it short leaves the job alone."""
+    return EventStream(job.follow(after), named=True, farewell=lambda error: job.run.lost(error_body(error)))
 
 
 class BackgroundJobs:

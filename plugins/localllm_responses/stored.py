@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from localllm import EventStream, InvalidRequestError, json_in_pieces
+from localllm import InvalidRequestError, json_in_pieces
 from localllm.openai import body_pieces
 from localllm.openai.responses import (
     Body,
@@ -17,6 +17,7 @@ from localllm.openai.responses import (
 
 from .book import StoredResponse
 from .desk import Desk, Shelf
+from .jobs import stream_of
 
 
 class StoredEndpoints:
@@ -79,7 +80,7 @@ class StoredEndpoints:
                 "and background true have, for some time. Fetch it without stream."
             )
             raise InvalidRequestError(message, param="stream")
-        return EventStream(job.follow(after), named=True)
+        return stream_of(job, after)
 
     async def _now(self, shelf: Shelf, response_id: str) -> Body:
         """Return a response as it is now."""

@@ -18,7 +18,6 @@ from localllm import (
     InvalidRequestError,
     ModelClient,
     Session,
-    SessionChange,
     SessionStore,
     Turn,
     Usage,
@@ -38,7 +37,15 @@ from .log import Log, count_stored, read_log
 from .settings import Overflow
 from .summary import HEADING, count_tokens, sum_up
 from .titles import title_of
-from .window import Round, count_dropped, first_at_or_after, prompt_limit, read_bytes, rounds_of
+from .window import (
+    Round,
+    count_dropped,
+    count_unreachable,
+    first_at_or_after,
+    prompt_limit,
+    read_bytes,
+    rounds_of,
+)
 
 _MESSAGE_TOKENS: Final = 32
 """What a template writes around a message, at most, when tokens are only estimated."""
@@ -76,7 +83,7 @@ class Conversation:
         self._is_new = is_new
         self._overflow = overflow
         self._release = release
-        self._fields: dict[str, Any] = {}
+        self._fields: dict[str, Any] = {"session_id": session.id}
         self._plan: _Plan | None = None
         self._keeping: asyncio.Task[None] | None = None
 
@@ -157,23 +164,25 @@ class Conversation:
         assert isinstance(prompt, ChatPrompt)
         length = client.info.context_length
         limit = prompt_limit(length, generate.sampling.max_tokens)
+        n_far = count_unreachable(rounds, read_bytes(length))
+        # Results answer calls of the last round, which can't go then.
+        n_droppable = len(rounds) - (plan.new[0]["role"] == "tool")
+        if n_far > max(0, n_droppable) or (self._overflow == "error" and (n_far or not log.complete)):
+            raise ContextLengthExceededError(max(log.session.context_tokens, length), length, param="messages")
+        if self._overflow == "error":
+            return
 
         async def count(n_dropped: int) -> int:
-            return await count_tokens(client, self._prompt(prompt, plan, rounds[n_dropped:]))
+            return await count_tokens(client, self._prompt(prompt, plan, rounds[n_far + n_dropped :]))
 
-        if self._overflow == "error":
-            if not log.complete:
-                raise ContextLengthExceededError(max(log.session.context_tokens, length), length, param="messages")
-            return
-        if rounds and self._may_overflow(plan, prompt, limit):
-            # Results answer calls of the last round, which can't go then.
-            n_droppable = len(rounds) - (plan.new[0]["role"] == "tool")
-            n_dropped = await count_dropped(n_droppable, limit, count)
-            plan.rounds = rounds[n_dropped:]
-            if n_dropped and self._overflow == "summary":
-                gone = [one.message for part in rounds[:n_dropped] for one in part.messages]
-                summary = await sum_up(client, plan.summary, gone, generate.adapters)
-                plan.summary, plan.spent = summary.text or plan.summary, summary.usage
+        n_dropped = n_far
+        if rounds[n_far:] and (n_far or self._may_overflow(plan, prompt, limit)):
+            n_dropped += await count_dropped(n_droppable - n_far, limit, count)
+        plan.rounds = rounds[n_dropped:]
+        if n_dropped and self._overflow == "summary":
+            gone = [one.message for part in rounds[:n_dropped] for one in part.messages]
+            summary = await sum_up(client, plan.summary, gone, generate.adapters)
+            plan.summary, plan.spent = summary.text or plan.summary, summary.usage
 
     def _may_overflow(self, plan: _Plan, prompt: ChatPrompt, limit: int) -> bool:
         """Say whether tokens have to be counted: not when even one token for each new byte would fit."""
@@ -220,9 +229,8 @@ class Conversation:
             turns = (*(Turn(messages, model) for messages in earlier), replace(last, messages=latest))
             await self._store.create(session.owner, model=model, title=title, turns=turns, session_id=session.id)
             return
-        if not session.n_messages and not session.title and title:
-            await self._store.change(session.owner, session.id, SessionChange(title=title))
-        await self._store.append(session.owner, session.id, last, after=session.n_messages)
+        named = last if session.n_messages else replace(last, title=title)
+        await self._store.append(session.owner, session.id, named, after=session.n_messages)
 
     def _instructions_to_keep(self, plan: _Plan) -> tuple[Message, ...]:
         if not plan.replaced:

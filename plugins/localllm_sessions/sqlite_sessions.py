@@ -204,18 +204,19 @@ def _add_turn(connection: sqlite3.Connection, row: _Row, turn: Turn, now: float)
     )
     state = to_text(session.state if turn.state is None else dict(turn.state))
     n_message_bytes = row.n_message_bytes + _n_bytes(*bodies)
-    own_bytes = _n_bytes(to_text(session.title), to_text(session.metadata), state)
+    title = to_text(session.title or turn.title)
+    own_bytes = _n_bytes(title, to_text(session.metadata), state)
     usage = session.usage + turn.usage
     connection.execute(
         "UPDATE sessions SET used_at = ?, n_messages = ?, n_turns = ?, n_leading = ?, n_message_bytes = ?, "
         "n_bytes = ?, prompt_tokens = ?, completion_tokens = ?, cached_tokens = ?, reasoning_tokens = ?, "
-        "context_tokens = ?, model = ?, state = ? WHERE owner = ? AND id = ?",
+        "context_tokens = ?, model = ?, title = ?, state = ? WHERE owner = ? AND id = ?",
         (
             *(now, session.n_messages + len(bodies), row.n_turns + bool(bodies), _n_leading(row, turn.messages)),
             *(n_message_bytes, n_message_bytes + own_bytes),
             *(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.reasoning_tokens),
             *(turn.context_tokens or session.context_tokens, session.model if turn.model is None else turn.model),
-            *(state, session.owner, session.id),
+            *(title, state, session.owner, session.id),
         ),
     )
 

@@ -20,6 +20,7 @@ from localllm import (
 )
 
 from .history import Message
+from .window import read_bytes
 
 HEADING: Final = "Summary of the conversation so far:"
 
@@ -45,13 +46,14 @@ async def sum_up(
 ) -> Summary:
     """Return a summary of ``messages`` and of what was summed up ``before``.
 
-    Of what doesn't fit the context together, the oldest messages are left aside. Raises what the client raises.
+    Of what doesn't fit the context together, the oldest messages are left aside, and the last one is cut. Raises what
+    the client raises.
     """
     n_tokens = max(16, min(_MAX_TOKENS, client.info.context_length // _SHARE))
-    lines = [_line(message) for message in messages]
+    lines = _last_lines(messages, read_bytes(client.info.context_length))
     prompt = _prompt(before, lines, n_tokens)
-    while len(lines) > 1 and await count_tokens(client, prompt) > client.info.context_length - n_tokens:
-        lines = lines[(len(lines) + 1) // 2 :]
+    while any(lines) and await count_tokens(client, prompt) > client.info.context_length - n_tokens:
+        lines = lines[(len(lines) + 1) // 2 :] if len(lines) > 1 else [lines[0][: len(lines[0]) // 2]]
         prompt = _prompt(before, lines, n_tokens)
     sampling = SamplingParams(temperature=0.0, max_tokens=n_tokens)
     request = GenerateRequest(prompt, sampling, cache_prompt=False, adapters=adapters)
@@ -67,6 +69,18 @@ def _prompt(before: str, lines: Sequence[str], n_tokens: int) -> ChatPrompt:
     task = _TASK.format(words=n_tokens // 2)
     parts = [task, *([f"{HEADING}\n{before}"] if before else []), *lines]
     return ChatPrompt(({"role": "user", "content": "\n\n".join(parts)},), {"enable_thinking": False})
+
+
+def _last_lines(messages: Sequence[Message], max_chars: int) -> list[str]:
+    """Return the last messages as lines, at least one, of at most so many characters: more can't fit."""
+    lines: list[str] = []
+    for message in reversed(messages):
+        line = _line(message)[:max_chars]
+        max_chars -= len(line)
+        if lines and max_chars <= 0:
+            break
+        lines.append(line)
+    return lines[::-1]
 
 
 def _line(message: Message) -> str:

@@ -13,8 +13,9 @@ from starlette.requests import Request
 from localllm import InvalidRequestError, Session, SessionStore, StoredMessage, Turn, read_json_object
 from localllm.openai import NewSessionRequest, parse_new_session, parse_session_message
 
-from .history import REPLACES, Message, replacing_instructions
+from .history import INSTRUCTION_ROLES, REPLACES, Message, replacing_instructions
 from .objects import session_object
+from .window import MAX_MESSAGES
 
 JSON_LINES: Final = "application/jsonl"
 IMPORT_MEDIA: Final = (JSON_LINES, "application/x-ndjson", "application/x-jsonlines", "application/json")
@@ -78,6 +79,7 @@ class Import:
         self._turns: list[list[Message]] = []
         self._last_turn = 0
         self._n_messages = 0
+        self._n_leading = 0  # instructions at the head, which every prompt has
 
     async def read(self, request: Request) -> None:
         """Take in a request's body as it comes, giving way to others."""
@@ -88,7 +90,7 @@ class Import:
             self._check_length(rest)
             for line in lines:
                 self._take(line)
-                n_bytes += len(line)
+                n_bytes += len(line) + 1
                 if n_bytes > _YIELD_BYTES:
                     n_bytes = 0
                     await asyncio.sleep(0)
@@ -101,7 +103,8 @@ class Import:
             message = "The body is empty; send the lines of an export."
             raise InvalidRequestError(message)
         if self._announced not in (None, self._n_messages):
-            message = f"The first line tells of {self._announced!r} messages, but {self._n_messages} follow."
+            announced = self._announced if isinstance(self._announced, int) else "no number of"
+            message = f"The first line tells of {announced} messages, but {self._n_messages} follow."
             raise InvalidRequestError(message, param="messages")
         return await store.create(
             owner,
@@ -152,7 +155,14 @@ class Import:
             raise InvalidRequestError(sentence)
         plain = parse_session_message(message)
         if message.get(REPLACES) is True:
+            if plain["role"] not in INSTRUCTION_ROLES:
+                sentence = f"{REPLACES} is for messages of role system or developer, not {plain['role']}."
+                raise InvalidRequestError(sentence, param=REPLACES)
             plain[REPLACES] = True
+        self._n_leading += self._n_leading == self._n_messages - 1 and plain["role"] in INSTRUCTION_ROLES
+        if self._n_leading > MAX_MESSAGES:
+            sentence = f"a session may begin with at most {MAX_MESSAGES} messages of role system or developer."
+            raise InvalidRequestError(sentence, param="messages")
         if not self._turns or turn != self._last_turn:
             self._turns.append([])
             self._last_turn = turn

@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import orjson
+
 from localllm import StoredMessage
 
 _ANSWER_SHARE: Final = 4  # of the context, left for an answer whose length nobody limited: one in so many
@@ -15,6 +17,9 @@ _KEPT_SHARE: Final = 0.75
 
 _BYTES_PER_TOKEN: Final = 16  # more than any text that we met has on the average
 _MIN_READ_BYTES: Final = 64 * 1024
+
+MAX_MESSAGES: Final = 2048
+"""As many as a request may bring: templates take seconds for more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,22 @@ def rounds_of(messages: Sequence[StoredMessage]) -> list[Round]:
 def read_bytes(context_length: int) -> int:
     """Return how many bytes of a session are worth reading: more can't fit the context."""
     return max(_MIN_READ_BYTES, context_length * _BYTES_PER_TOKEN)
+
+
+def count_unreachable(rounds: Sequence[Round], max_bytes: int, *, max_messages: int = MAX_MESSAGES) -> int:
+    """Return how many of the oldest rounds go without a look at their tokens: there are too many messages, or bytes.
+
+    None go where all of it is within the limits; otherwise so many that at most three quarters of both are left.
+    """
+    n_messages = n_bytes = n_kept = 0
+    for one in reversed(rounds):
+        n_messages += len(one.messages)
+        n_bytes += sum(len(orjson.dumps(stored.message)) for stored in one.messages)
+        if n_messages > max_messages or n_bytes > max_bytes:
+            return len(rounds) - n_kept
+        if n_messages <= max_messages * _KEPT_SHARE and n_bytes <= max_bytes * _KEPT_SHARE:
+            n_kept += 1
+    return 0
 
 
 def prompt_limit(context_length: int, max_tokens: int | None) -> int:

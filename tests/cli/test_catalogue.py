@@ -7,27 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from localllm.cli import app
+from tests.cli.kit import run
 from tests.models.raw_gguf import ARRAY, STRING, RawGguf, architecture
 
 
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Run every command in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def run(*arguments: str, code: int = 0) -> Result:
-    result = CliRunner().invoke(app, ["models", *arguments], catch_exceptions=False)
-    assert result.exit_code == code, result.output
-    return result
-
-
 def document(*arguments: str) -> Any:
-    return json.loads(run(*arguments, "--json").stdout)
+    return json.loads(run("models", *arguments, "--json").stdout)
 
 
 def write_models(home: Path) -> None:
@@ -42,7 +30,7 @@ def write_models(home: Path) -> None:
 
 def test_companions_tags_and_stores_have_columns_when_there_are_any(home: Path) -> None:
     write_models(home)
-    lines = run("list").stdout.splitlines()
+    lines = run("models", "list").stdout.splitlines()
     assert lines[0].split()[-3:] == ["WITH", "TAGS", "STORE"]
     first, second = lines[1:]
     assert first.split()[0] == "org/repo:Q4_0"
@@ -53,7 +41,7 @@ def test_companions_tags_and_stores_have_columns_when_there_are_any(home: Path) 
 
 def test_a_list_without_them_is_narrow(home: Path) -> None:
     RawGguf().write(home / "models" / "chat" / "m.gguf")
-    assert run("list").stdout.splitlines()[0].split()[-1] == "CONTEXT"
+    assert run("models", "list").stdout.splitlines()[0].split()[-1] == "CONTEXT"
 
 
 def test_the_list_for_programs(home: Path) -> None:
@@ -85,7 +73,7 @@ def test_one_model_for_people(home: Path) -> None:
     write_models(home)
     with (home / "localllm.toml").open("a") as file:
         file.write('[models.define."org/repo:Q4_0"]\ntags = ["fast"]\nttl_minutes = 2\npinned = true\n')
-    lines = run("show", "org/repo").stdout.splitlines()[1:]
+    lines = run("models", "show", "org/repo").stdout.splitlines()[1:]
     facts = {key: value.strip() for key, _, value in (line.partition(" ") for line in lines)}
     assert facts["id"] == "org/repo:Q4_0"
     assert (facts["tags"], facts["ttl"], facts["pinned"]) == ("fast", "120 s", "yes")
@@ -120,7 +108,7 @@ source = "Tiny-Thing"
 def test_models_that_a_server_is_still_to_fetch(home: Path) -> None:
     (home / "localllm.toml").write_text(SOURCES)
     (home / "more.toml").write_text('[tiny-thing]\nsource = "file:/tiny.gguf"\nkind = "embedding"\n')
-    listed = run("list")
+    listed = run("models", "list")
     assert listed.stdout.splitlines() == [
         "not fetched yet: far (a server fetches it from hf:org/repo:Q4_0)",
         "not fetched yet: known (a server fetches it from file:/tiny.gguf)",

@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from localllm.cli import app
-from tests.stub_server import Stub, stub_server
+from tests.cli.kit import chat
+from tests.stub_server import Stub
 
 SESSION = {"id": "s-1", "title": "About names", "messages": 4}
 
 
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 @pytest.fixture
-def stub() -> Iterator[Stub]:
-    with stub_server() as found:
-        found.told = {"session_id": "s-1"}
-        found.answers["GET /v1/sessions/s-1"] = 200, SESSION
-        yield found
-
-
-def chat(stub: Stub, lines: str, *arguments: str, code: int = 0) -> Result:
-    result = CliRunner().invoke(app, ["chat", "--url", stub.url, *arguments], input=lines, catch_exceptions=False)
-    assert result.exit_code == code, result.output
-    return result
+def stub(stub: Stub) -> Stub:
+    stub.told = {"session_id": "s-1"}
+    stub.answers["GET /v1/sessions/s-1"] = 200, SESSION
+    return stub
 
 
 def sent(stub: Stub) -> list[tuple[Any, list[str]]]:
@@ -91,14 +78,15 @@ def messages(*turns: int) -> dict[str, Any]:
 def test_retrying_goes_on_in_a_copy_without_the_last_turn(stub: Stub) -> None:
     stub.answers["GET /v1/sessions/s-1/messages?limit=100"] = 200, messages(0, 0, 1, 1)
     stub.answers["POST /v1/sessions"] = 201, {"id": "s-9"}
-    chat(stub, "1\n2\n/retry\n", "--session", "new")
+    shown = chat(stub, "1\n2\n/retry\n", "--session", "new").stderr
+    assert "in s-9, a copy without the last answer" in shown
     assert ("POST /v1/sessions", {"copy_of": "s-1", "n_messages": 2}) in stub.asked
     assert sent(stub) == [("new", ["1"]), ("s-1", ["2"]), ("s-9", ["2"])]
 
 
 def test_retrying_the_first_question_begins_anew(stub: Stub) -> None:
     stub.answers["GET /v1/sessions/s-1/messages?limit=100"] = 200, messages(0, 0, 0)
-    chat(stub, "1\n/retry\n", "--session", "new", "--system", "A")
+    assert "in a new session" in chat(stub, "1\n/retry\n", "--session", "new", "--system", "A").stderr
     assert sent(stub) == [("new", ["A", "1"]), ("new", ["A", "1"])]
 
 

@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from typer.testing import CliRunner
 
 from localllm.cli import app
 from localllm.testing.tiny_model import write_tiny_llama
-from tests.stub_server import Stub, stub_server
+from tests.stub_server import Stub
 
 MODELS: list[dict[str, Any]] = [
     {"id": "tiny", "loaded": True, "aliases": ["talk", "gpt-4o"]},
@@ -25,20 +24,18 @@ MODELS: list[dict[str, Any]] = [
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(home: Path) -> Path:
     """A folder with one model and no server."""
-    monkeypatch.chdir(tmp_path)
-    write_tiny_llama(tmp_path / "models" / "chat" / "local.gguf")
+    write_tiny_llama(home / "models" / "chat" / "local.gguf")
     config = f'[server]\nport = {closed_port()}\n[models.define.local]\naliases = ["loud"]\n'
-    (tmp_path / "localllm.toml").write_text(config, encoding="utf-8")
-    return tmp_path
+    (home / "localllm.toml").write_text(config, encoding="utf-8")
+    return home
 
 
 @pytest.fixture
-def stub() -> Iterator[Stub]:
-    with stub_server() as found:
-        found.answers["GET /v1/models"] = 200, {"data": MODELS}
-        yield found
+def stub(stub: Stub) -> Stub:
+    stub.answers["GET /v1/models"] = 200, {"data": MODELS}
+    return stub
 
 
 def closed_port() -> int:
@@ -101,9 +98,12 @@ def test_a_server_that_never_answers_is_not_waited_for() -> None:
         assert offered("models", "show", "--url", url, "") == ["local"]
 
 
-@pytest.mark.parametrize("config", ["port = [", "[server]\nport = 'x'", "[models]\nbackend = 'none'"])
+@pytest.mark.parametrize(
+    "config", ["port = [", "[server]\nport = 'x'", "[server]\nport = PORT\n[models]\nbackend = 'none'"]
+)
 def test_a_wrong_configuration_offers_nothing(home: Path, config: str) -> None:
-    (home / "localllm.toml").write_text(config, encoding="utf-8")
+    text = config.replace("PORT", str(closed_port()))  # where no server runs that would know of models
+    (home / "localllm.toml").write_text(text, encoding="utf-8")
     assert offered("models", "show", "") == []
     assert offered("models", "load", "--config", "missing.toml", "") == []
 

@@ -15,11 +15,10 @@ from tests.models.raw_gguf import RawGguf
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Run every command in an empty folder with one model."""
-    monkeypatch.chdir(tmp_path)
-    RawGguf().write(tmp_path / "models" / "chat" / "m.gguf")
-    return tmp_path
+def home(home: Path) -> Path:
+    """Run every command in a folder with one model."""
+    RawGguf().write(home / "models" / "chat" / "m.gguf")
+    return home
 
 
 FAULTS = """

@@ -30,18 +30,10 @@ from localllm.testing.tiny_model import write_tiny_llama, write_tiny_mamba, writ
 from localllm_llama_cpp import loader
 from localllm_llama_cpp.gaps import GapRule
 from localllm_llama_cpp.loader import LlamaModel, load
+from tests.real_models.tiny_kinds import EXACT
 
 pytestmark = pytest.mark.real_model
 
-# Exact arithmetic, as far as there is any: other batch shapes then move log-probabilities by some 1e-6 only.
-EXACT = {
-    "flash_attention": False,
-    "cache_type_k": "f32",
-    "cache_type_v": "f32",
-    "n_batch": 64,
-    "n_ubatch": 32,
-    "threads": 1,  # more are no faster with models so small, and wait for one another where others compute too
-}
 GREEDY = SamplingParams(temperature=0.0, ignore_eos=True, max_tokens=12)
 WRITERS: dict[str, Callable[[Path], Path]] = {
     "attention": write_tiny_llama,

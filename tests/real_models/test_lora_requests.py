@@ -20,7 +20,7 @@ from localllm.testing.tiny_lora import merge_loras, write_tiny_lora
 from localllm.testing.tiny_model import write_tiny_llama
 from localllm.worker.intake import prepare
 from localllm_llama_cpp.loader import LlamaModel, load
-from tests.real_models.test_llama_decoder import EXACT
+from tests.real_models.tiny_kinds import EXACT
 
 pytestmark = pytest.mark.real_model
 

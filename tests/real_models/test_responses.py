@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
+import operator
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -116,8 +118,9 @@ def test_chained_stored_retrieved_and_deleted(client: OpenAI) -> None:
     client.responses.delete(first.id)
     with pytest.raises(openai.NotFoundError, match="not found"):
         client.responses.retrieve(first.id)
-    with pytest.raises(openai.NotFoundError) as caught:
+    with pytest.raises(openai.BadRequestError) as caught:
         ask(client, "What is my name?", previous_response_id=second.id)
+    assert caught.value.code == "previous_response_not_found"
     assert caught.value.param == "previous_response_id"
 
 
@@ -366,6 +369,11 @@ def test_openai_agents(server: Any) -> None:
     assert asyncio.run(work()) == [ANSWER, ANSWER]
 
 
+def sum_of(chunks: Iterator[Any]) -> Any:
+    """Add the pieces of a stream up, as applications do."""
+    return functools.reduce(operator.add, chunks)
+
+
 @pytest.fixture
 def langchain(server: Any) -> Iterator[Callable[..., ChatOpenAI]]:
     with httpx.Client(timeout=50) as connections:
@@ -394,6 +402,11 @@ def test_langchain(langchain: Callable[..., ChatOpenAI]) -> None:
     chat = langchain()
     assert chat.invoke(CAPITAL).text == PARIS
     assert "".join(chunk.text for chunk in chat.stream(CAPITAL)) == PARIS
+    thinking = langchain(reasoning={"effort": "high", "summary": "auto"}, output_version="v1")
+    for answer in (thinking.invoke(CAPITAL), sum_of(thinking.stream(CAPITAL))):
+        [thought, text] = answer.content_blocks
+        assert (thought["type"], text["text"]) == ("reasoning", PARIS)
+        assert thought["reasoning"]
     with_tools = chat.bind_tools([get_weather])
     messages: list[Any] = [HumanMessage(WEATHER)]
     called = with_tools.invoke(messages)

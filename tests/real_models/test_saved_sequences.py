@@ -30,18 +30,11 @@ from localllm.testing.decoder_contract import (
 from localllm.testing.tiny_model import write_tiny_llama, write_tiny_mamba, write_tiny_sliding
 from localllm.worker.state_files import FolderStateFiles
 from localllm_llama_cpp.loader import LlamaModel, load
+from tests.real_models.tiny_kinds import EXACT
 
 pytestmark = pytest.mark.real_model
 
-EXACT = {
-    "flash_attention": False,
-    "cache_type_k": "f32",
-    "cache_type_v": "f32",
-    "n_batch": 64,
-    "n_ubatch": 32,
-    "threads": 1,
-    "context_length": 512,
-}
+SETTINGS = {**EXACT, "context_length": 512}
 QUANTIZED = {"flash_attention": True, "cache_type_k": "q8_0", "cache_type_v": "q8_0"}
 
 
@@ -81,7 +74,7 @@ def load_kind(files: dict[str, Path]) -> Iterator[Load]:
     loaded: list[LlamaModel] = []
 
     def load_with(kind: str, *, file: Path | None = None, **settings: Any) -> LlamaModel:
-        model = load(LoadRequest(kind, str(file or files[kind]), Mode.GENERATE, {**EXACT, **settings}))
+        model = load(LoadRequest(kind, str(file or files[kind]), Mode.GENERATE, {**SETTINGS, **settings}))
         loaded.append(model)
         return model
 

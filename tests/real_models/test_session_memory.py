@@ -193,7 +193,8 @@ def test_a_chat_in_the_terminal_goes_on_where_it_was(server: RunningServer, tmp_
         return result
 
     begun = chat(f"My name is {NAME}.\nWhat is 3 plus 4?\n/retry\n/session\n", "--session", "new")
-    session_id, title, *_ = begun.stderr.split("  ")
+    *_, told = begun.stderr.splitlines()
+    session_id, title, *_ = told.split("  ")
     assert title == f"My name is {NAME}."
     assert "(4 messages)" in begun.stderr
     again = chat("What is my name?\n/sessions\n", "--session", session_id)

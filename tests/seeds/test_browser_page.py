@@ -31,6 +31,8 @@ def test_state_and_chat(seeds: RunningServer, tmp_path: Path) -> None:
     assert seen["user"] == QUESTION
     assert "Paris" in seen["answer"]
     assert seen["models"] == ["localllm-demo", "localllm-demo-embed", "localllm-demo-rerank"]
+    assert seen["keeps"] is True  # a list that is open stays open when the state is fetched again
+    assert seen["left"] == 0
     assert seen["asked"] == ["./", "v1/chat/completions"]  # nobody but this server
 
 

@@ -60,11 +60,12 @@ def test_an_error(lines: list[str]) -> None:
     assert (event.endpoint, event.model, event.status, event.finish) == ("stream", None, 404, "model_not_found")
 
 
-def test_probes_are_silent_but_counted(lines: list[str]) -> None:
+@pytest.mark.parametrize(("path", "name"), [("/health", "health"), ("/", "front")])  # an open page asks again and again
+def test_probes_are_silent_but_counted(lines: list[str], path: str, name: str) -> None:
     kit = make_kit()
-    ask(kit, "GET", "/health")
+    ask(kit, "GET", path)
     assert lines == []
-    assert [event.endpoint for event in kit.plugins.events] == ["health"]
+    assert [event.endpoint for event in kit.plugins.events] == [name]
 
 
 @pytest.mark.parametrize("path", ["/a%0Ab", "/a%1B[31mred", "/a%20200%20finish=stop", "/%E2%80%AE", "/" + "x" * 5000])

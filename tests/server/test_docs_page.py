@@ -51,6 +51,8 @@ def test_the_files_are_swagger_ui() -> None:
         assert b"SwaggerUIBundle" in (await kit.request("GET", "/docs/swagger-ui-bundle.js")).content
         style = (await kit.request("GET", "/docs/swagger-ui.css")).text
         assert ".swagger-ui" in style
+        assert "html.dark-mode" in style  # the class that start.js sets
+        assert '"dark-mode"' in (await kit.request("GET", "/docs/start.js")).text
         assert not re.search(r"@import|url\((?![\"']?data:)", style)
 
     run(scenario())

@@ -19,7 +19,7 @@ from localllm.models.fetch.job import PullJob
 from localllm.models.pulls import Pull
 from localllm.server.front_page import prefers_html
 from localllm.server.instance_report import format_bytes, format_seconds, instance_report
-from tests.server.kit import CHAT, FakeHost, FakePlugins, FakeState, Kit, make_kit, run
+from tests.server.kit import CHAT, EMBEDDER, FakeHost, FakePlugins, FakeState, Kit, make_kit, run
 
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -222,6 +222,19 @@ def test_the_page_tells_the_state_without_scripts() -> None:
     assert "embedder" in page.cells
     assert page.ids["chat"].hidden  # it is the script that makes it work, and shows it
     assert page.ids["downloads-section"].hidden
+    assert page.ids["empty"].hidden
+
+
+def test_the_page_of_an_idle_model_counts_nothing() -> None:
+    kit = make_kit()
+    kit.host.states = [FakeState("demo")]
+    assert not [cell for cell in Page(page_of(kit).text).cells if "running" in cell or "waiting" in cell]
+
+
+def test_the_page_without_a_model_says_where_one_comes_from() -> None:
+    page = page_of(make_kit(plugins=FakePlugins(FakeHost(EMBEDDER))))
+    assert not find(page.text, "empty").hidden
+    assert "localllm models pull" in page.text
 
 
 def test_the_page_needs_nothing_but_itself() -> None:

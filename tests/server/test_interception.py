@@ -40,7 +40,7 @@ class Part:
 
     name: str
     log: list[str]
-    faults: Mapping[str, Exception]
+    faults: Mapping[str, BaseException]
     told: Mapping[str, Any]
     gate: asyncio.Event | None = None
     answers: list[Answered] = field(default_factory=list)
@@ -77,7 +77,7 @@ class Watcher:
 
     name: str
     log: list[str]
-    faults: Mapping[str, Exception] = field(default_factory=dict)
+    faults: Mapping[str, BaseException] = field(default_factory=dict)
     told: Mapping[str, Any] = field(default_factory=dict)
     passes: bool = False
     gate: asyncio.Event | None = None  # in the way of noting an answer
@@ -203,6 +203,14 @@ def test_a_bug_in_one_does_not_keep_the_others() -> None:
     log, (first, second) = watchers("a", "b")
     second.faults = {"leave": ZeroDivisionError()}
     with pytest.raises(ZeroDivisionError):
+        asyncio.run(Scene(first, second).generate())
+    assert log[-2:] == ["b leave", "a leave"]
+
+
+def test_a_cancellation_while_one_leaves_does_not_keep_the_others() -> None:
+    log, (first, second) = watchers("a", "b")
+    second.faults = {"leave": asyncio.CancelledError()}
+    with pytest.raises(asyncio.CancelledError):
         asyncio.run(Scene(first, second).generate())
     assert log[-2:] == ["b leave", "a leave"]
 

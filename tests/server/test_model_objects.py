@@ -10,7 +10,8 @@ import pytest
 from localllm.contract.errors import ModelUnsupportedError
 from localllm.contract.model import Mode, ModelInfo, ModelKind, ModelSpec
 from localllm.contract.pooling import PoolingInfo
-from localllm.server.model_host import capabilities, find_spec, model_list, model_object
+from localllm.server.model_host import find_spec
+from localllm.server.model_objects import capabilities, model_list, model_object
 from tests.server.kit import EMBEDDER, FakeHost, make_kit, run
 
 FILE = ModelSpec(

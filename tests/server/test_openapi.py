@@ -62,6 +62,12 @@ def test_the_order_of_the_routes_changes_nothing() -> None:
     assert list(documents[0]["paths"]) == sorted(documents[0]["paths"])
 
 
+def test_what_is_not_below_v1_is_shown_last() -> None:
+    docs = {"/api/x": "Another", "/health": "server", "/v1/chat": "chat", "/v1/admin": "server", "/v2/rerank": "rank"}
+    entries = [entry(path, doc=EndpointDoc("A summary", tag=tag)) for path, tag in docs.items()]
+    assert [tag["name"] for tag in describe(*entries)["tags"]] == ["chat", "server", "Another", "rank"]
+
+
 def test_routes_without_a_doc_are_left_out() -> None:
     assert describe(entry(doc=None))["paths"] == {}
 

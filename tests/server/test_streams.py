@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
 import orjson
 import pytest
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from localllm.contract.errors import ContextLengthExceededError, SlowReaderError, WorkerCrashedError
@@ -16,7 +20,8 @@ from localllm.contract.generation import Timings, Usage
 from localllm.server import connection
 from localllm.server.middleware.send_deadline import SendDeadline
 from localllm.server.record import RequestRecord
-from tests.server.kit import Kit, Raw, make_kit, run, statuses
+from localllm.server.sse import EventStream
+from tests.server.kit import FakeHost, FakePlugins, Kit, Raw, make_kit, run, statuses
 
 
 def finished(kit: Kit) -> RequestFinished:
@@ -79,6 +84,23 @@ def test_error_after_the_first_event_ends_the_stream() -> None:
     error = orjson.loads(second.removeprefix("data: "))["error"]
     assert (error["code"], error["signal"], error["type"]) == ("worker_crashed", "SIGKILL", "server_error")
     assert finished(kit).finish == "worker_crashed"
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_stream_may_end_in_its_own_words(named: bool) -> None:
+    async def events() -> AsyncIterator[Mapping[str, Any]]:
+        yield {"type": "hello"}
+        raise WorkerCrashedError("gone")
+
+    async def stream(request: Request) -> Response:
+        return EventStream(events(), named=named, farewell=lambda error: {"type": "bye", "why": error.code})
+
+    plugins = FakePlugins(FakeHost())
+    plugins.add("/own", stream)
+    response = run(make_kit(plugins=plugins).request("POST", "/own"))
+    names = ["event: hello\n", "event: bye\n"] if named else ["", ""]
+    hello, bye = 'data: {"type":"hello"}\n\n', 'data: {"type":"bye","why":"worker_crashed"}\n\n'
+    assert response.text == names[0] + hello + names[1] + bye
 
 
 def test_silence_is_filled_with_pings_and_commits_to_200() -> None:

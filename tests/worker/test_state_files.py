@@ -166,6 +166,15 @@ def test_a_conversation_that_went_on_replaces_what_it_was(tmp_path: Path) -> Non
     assert lengths == {("owner", 60), ("somebody else", 40)}
 
 
+def test_a_file_that_another_worker_removed_is_written_again(tmp_path: Path) -> None:
+    FolderStateFiles(tmp_path, SAVING).write(TALK, STATE, on_time)
+    files = FolderStateFiles(tmp_path, SAVING)
+    [file] = files_in(tmp_path)
+    file.unlink()
+    assert files.write(TALK, STATE, on_time)
+    assert len(FolderStateFiles(tmp_path, SAVING).index()) == 1
+
+
 def test_writing_that_takes_too_long_leaves_nothing_behind(tmp_path: Path) -> None:
     calls = iter([False, True])
     big = bytes(6 * 1024 * 1024)

@@ -39,6 +39,7 @@ _OUTPUT_TEXT: Final = record(
     {"type": _kind("output_text"), "text": TEXT, "annotations": listing(OBJECT), "logprobs": _LOGPROBS}
 )
 _REASONING_TEXT: Final = record({"type": _kind("reasoning_text"), "text": TEXT})
+_SUMMARY_TEXT: Final = record({"type": _kind("summary_text"), "text": TEXT})
 _INPUT_TEXT: Final = record({"type": _kind("input_text"), "text": TEXT})
 _PART: Final = {
     "anyOf": [_INPUT_TEXT, _OUTPUT_TEXT, _REASONING_TEXT, record({"type": _kind("refusal"), "refusal": TEXT})]
@@ -58,7 +59,7 @@ _REASONING: Final = record(
         "id": TEXT,
         "type": _kind("reasoning"),
         "status": _ITEM_STATUS,
-        "summary": listing(record({"type": _kind("summary_text"), "text": TEXT})),
+        "summary": listing(_SUMMARY_TEXT),
         "content": listing(_REASONING_TEXT),
     },
     title="ResponseReasoning",
@@ -101,6 +102,16 @@ _TOOL: Final = record(
     {"type": _kind("function"), "name": TEXT, "description": TEXT_OR_NULL, "parameters": OBJECT, "strict": FLAG}
 )
 _TOOL_CHOICE: Final = {"anyOf": [TEXT, record({"type": TEXT}, {"name": TEXT, "mode": TEXT, "tools": listing(OBJECT)})]}
+_ERROR_EVENT: Final = record(
+    {
+        "type": _kind("error"),
+        "sequence_number": COUNT,
+        "code": TEXT,
+        "message": TEXT,
+        "param": TEXT_OR_NULL,
+        "error": OBJECT,
+    }
+)
 
 
 def response_schema() -> dict[str, Any]:
@@ -147,9 +158,10 @@ def response_event_schema() -> dict[str, Any]:
     """Return the schema of what each event of a stream holds."""
     of_item = {"output_index": COUNT}
     of_part = {"item_id": TEXT, "output_index": COUNT, "content_index": COUNT}
+    of_summary = {"item_id": TEXT, "output_index": COUNT, "summary_index": COUNT}
     of_call = {"item_id": TEXT, "output_index": COUNT}
     states = ("created", "queued", "in_progress", "completed", "incomplete", "failed")
-    text, thought, arguments = "output_text", "reasoning_text", "function_call_arguments"
+    text, thought, summary, arguments = "output_text", "reasoning_text", "reasoning_summary", "function_call_arguments"
     return {
         "anyOf": [
             _event(states, {"response": response_schema()}),
@@ -159,8 +171,12 @@ def response_event_schema() -> dict[str, Any]:
             _event((f"{text}.done",), {**of_part, "text": TEXT, "logprobs": _TOLD_LOGPROBS}),
             _event((f"{thought}.delta",), {**of_part, "delta": TEXT}),
             _event((f"{thought}.done",), {**of_part, "text": TEXT}),
+            _event((f"{summary}_part.added", f"{summary}_part.done"), {**of_summary, "part": _SUMMARY_TEXT}),
+            _event((f"{summary}_text.delta",), {**of_summary, "delta": TEXT}),
+            _event((f"{summary}_text.done",), {**of_summary, "text": TEXT}),
             _event((f"{arguments}.delta",), {**of_call, "delta": TEXT}),
             _event((f"{arguments}.done",), {**of_call, "name": TEXT, "arguments": TEXT}),
+            _ERROR_EVENT,
         ]
     }
 

@@ -56,7 +56,9 @@ class InputItems(NamedTuple):
 
 
 def read_input(value: object) -> InputItems:
-    """Return the items of ``input``: one message of the user's where it is a string."""
+    """Return the items of ``input``: one message of the user's where it is a string, none for an empty list."""
+    if value == []:
+        return InputItems(())
     if isinstance(value, str):
         return InputItems((_message("user", value, ""),))
     return read_items(value)

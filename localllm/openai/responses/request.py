@@ -48,10 +48,15 @@ def read_conversation(value: object) -> str:
 
 
 class Reasoning(ReasoningOptions):
-    """``reasoning``. A summary is not written: answers have the thoughts themselves."""
+    """``reasoning``. No summary is written: who asks for one gets the thoughts themselves in its place."""
 
     summary: Literal["auto", "concise", "detailed"] | None = None
     generate_summary: Literal["auto", "concise", "detailed"] | None = None
+
+    @property
+    def wants_summary(self) -> bool:
+        """Whether the thoughts go where a client looks for their summary."""
+        return (self.summary or self.generate_summary) is not None
 
 
 class _Asked(GenerationFields, ThinkingFields):
@@ -78,10 +83,11 @@ class ResponseRequest(_Asked):
     """A checked request; :func:`parse_response` makes it.
 
     ``max_output_tokens`` may also be said in the words of the other endpoints. A function that doesn't say ``strict``
-    is not. ``store`` None leaves it to the configuration.
+    is not. ``store`` None leaves it to the configuration. ``input`` may be missing where there is something to go on
+    from.
     """
 
-    input: Annotated[InputItems, PlainValidator(read_input, str | list[dict[str, Any]])]
+    input: Annotated[InputItems, PlainValidator(read_input, str | list[dict[str, Any]])] = InputItems(())
     store: bool | None = None
     previous_response_id: Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS)] | None = None
     conversation: Annotated[str | None, PlainValidator(read_conversation, str | dict[str, Any])] = None
@@ -191,6 +197,9 @@ class ResponseRequest(_Asked):
         if self.previous_response_id is not None and self.conversation is not None:
             message = "previous_response_id and conversation both say what went before: send one of them."
             raise InvalidRequestError(message, param="conversation")
+        if self.input == InputItems(()) and self.previous_response_id is None and self.conversation is None:
+            message = "input is required, unless previous_response_id or conversation says what to go on from."
+            raise InvalidRequestError(message, param="input")
         if self.background and self.store is False:
             message = "background needs store: the answer is fetched later. Set store to true, or leave it out."
             raise InvalidRequestError(message, param="background")

@@ -50,7 +50,8 @@ _FORMAT: Final = record(
 )
 
 _HELP: Final = {
-    "input": "A text, or the items of the conversation, oldest first; what is kept need not be sent again.",
+    "input": "A text, or the items of the conversation, oldest first; what is kept need not be sent again. "
+    "Required unless previous_response_id or conversation says what to go on from.",
     "instructions": "What goes before the conversation as a system message. It is not carried over to later responses.",
     "store": "Keep the response, to be fetched and gone on from; absent: as the configuration says.",
     "previous_response_id": "The kept response that this one goes on from.",
@@ -90,7 +91,10 @@ def _hand_read() -> dict[str, Any]:
     identity = {"type": "string", "minLength": 1, "maxLength": 512}
     choice = record({"type": TEXT}, {"name": TEXT, "mode": {"enum": ["auto", "required"]}, "tools": listing(OBJECT)})
     return {
-        "input": {"description": _HELP["input"], "anyOf": [TEXT, _INPUT_ITEMS]},
+        "input": {
+            "description": _HELP["input"],
+            "anyOf": [TEXT, {**_INPUT_ITEMS, "minItems": 0}, {"type": "null"}],
+        },
         "text": {
             "description": "What the answer must match.",
             "anyOf": [

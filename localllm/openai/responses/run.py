@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -41,7 +41,10 @@ class ResponseRun:
         self._n_events = 0
         self._final: Body | None = None
         self._writer = OutputWriter(
-            head.id, shows_reasoning=head.request.shows_reasoning, shows_logprobs=head.request.shows_logprobs
+            head.id,
+            shows_reasoning=head.request.shows_reasoning,
+            as_summary=head.request.reasoning.wants_summary,
+            shows_logprobs=head.request.shows_logprobs,
         )
 
     @property
@@ -88,6 +91,21 @@ class ResponseRun:
     def failed(self, error: LocalLLMError) -> Event:
         """End the response by an error; return the event that tells of it."""
         return self._ended(self.head.body("failed", self._writer.items(), error=error, extra=self._extra()))
+
+    def farewell(self, error: LocalLLMError, told: Mapping[str, Any]) -> Event:
+        """End a stream that an error cut short from outside; ``told`` is the error as a JSON answer has it.
+
+        Once the response has begun it has failed. Before, there is none that could fail.
+        """
+        return self.failed(error) if self.has_started and self._final is None else self.lost(told)
+
+    def lost(self, told: Mapping[str, Any]) -> Event:
+        """Return the event that ends a stream but not its response.
+
+        It has its fields where OpenAI documents them, and once more as ``error``, which makes official clients raise.
+        """
+        fields = {name: told["error"][name] for name in ("code", "message", "param")}
+        return {"type": "error", "sequence_number": self._n_events, **fields, **told}
 
     def cancelled(self) -> Event:
         """End the response because its caller wants it no more. There is no event of that kind in a stream."""

@@ -24,8 +24,9 @@ class ErrorLayer:
     """Answers typed errors by their table, and anything else as a 500 whose traceback is in the log.
 
     Before the response has begun the answer is JSON with its status. A stream that has begun ends with one error
-    event. Another response that has begun is left incomplete, which closes the connection: the client must not take
-    half an answer for a whole one. Each route's failures are worded as it says (``RouteEntry.errors``).
+    event, in its own words where it has some. Another response that has begun is left incomplete, which closes the
+    connection: the client must not take half an answer for a whole one. Each route's failures are worded as it says
+    (``RouteEntry.errors``).
     """
 
     def __init__(self, app: ASGIApp, *, routes: RouteTable, logger: logging.Logger) -> None:
@@ -78,7 +79,7 @@ class ErrorLayer:
             if not progress.started:
                 await error_response(error, form=form)(scope, receive, progress.send)
             elif progress.is_event_stream and not progress.finished:
-                farewell = encode_error(error, form)
+                farewell = encode_error(error, form) if record.farewell is None else record.farewell(error)
                 await progress.send({"type": "http.response.body", "body": farewell, "more_body": False})
 
 

@@ -1,19 +1,23 @@
 "use strict";
 
 const find = (id) => document.getElementById(id);
-const conversation = [];
+let conversation = [];
 let running = null;
 
 const storedKey = () => sessionStorage.getItem("localllm.key") || "";
 const headers = (more) => ({ ...more, ...(storedKey() ? { authorization: `Bearer ${storedKey()}` } : {}) });
 
 const showing = ["models", "downloads"];
-const hiding = ["key-form", "main", "downloads-section"];
+const hiding = ["key-form", "main", "downloads-section", "empty"];
 
 /** Take over from a fresh copy of this page what has changed. */
 function show(page) {
   const chosen = find("model").value;
-  for (const id of [...showing, "model"]) find(id).replaceChildren(...page.getElementById(id).childNodes);
+  for (const id of [...showing, "model"]) {
+    const fresh = page.getElementById(id);
+    if (find(id).innerHTML === fresh.innerHTML) continue; // what is chosen or being selected stays so
+    find(id).replaceChildren(...fresh.childNodes);
+  }
   for (const id of hiding) find(id).hidden = page.getElementById(id).hidden;
   const options = [...find("model").options];
   if (options.some((option) => option.value === chosen)) find("model").value = chosen;
@@ -57,9 +61,9 @@ async function* events(body) {
   }
 }
 
-async function read(answer) {
+/** Show an answer as it comes, and keep in `message` what there is of it. */
+async function read(answer, message) {
   const shown = { text: null, thought: null };
-  let written = "";
   for await (const event of events(answer.body)) {
     if (event.error) throw new Error(event.error.message);
     const delta = event.choices?.[0]?.delta ?? {};
@@ -70,15 +74,16 @@ async function read(answer) {
     if (delta.content) {
       shown.text ??= say("assistant", "");
       shown.text.textContent += delta.content;
-      written += delta.content;
+      message.content += delta.content;
     }
     find("log").scrollTop = find("log").scrollHeight;
   }
-  return written;
 }
 
 async function ask(text) {
-  conversation.push({ role: "user", content: text });
+  const question = { role: "user", content: text };
+  const message = { role: "assistant", content: "" };
+  const mine = conversation;
   say("user", text);
   running = new AbortController();
   find("send").disabled = true;
@@ -87,14 +92,17 @@ async function ask(text) {
     const answer = await fetch("v1/chat/completions", {
       method: "POST",
       headers: headers({ "content-type": "application/json" }),
-      body: JSON.stringify({ model: find("model").value, messages: conversation, stream: true }),
+      body: JSON.stringify({ model: find("model").value, messages: [...mine, question], stream: true }),
       signal: running.signal,
     });
     if (!answer.ok) throw new Error((await answer.json()).error.message);
-    conversation.push({ role: "assistant", content: await read(answer) });
+    await read(answer, message);
+    mine.push(question, message);
   } catch (error) {
-    conversation.pop();
-    say("error", error.name === "AbortError" ? "Stopped." : error.message);
+    if (mine !== conversation) return; // another one was begun
+    if (message.content) mine.push(question, message);
+    if (error.name === "AbortError") say("thought", "Stopped.");
+    else say("error", error.message);
   } finally {
     running = null;
     find("send").disabled = false;
@@ -124,9 +132,9 @@ find("text").addEventListener("keydown", (event) => {
 });
 find("stop").addEventListener("click", () => running?.abort());
 find("clear").addEventListener("click", () => {
-  running?.abort();
-  conversation.length = 0;
+  conversation = [];
   find("log").replaceChildren();
+  running?.abort();
 });
 document.addEventListener("visibilitychange", refresh);
 find("chat").hidden = false;

@@ -171,7 +171,7 @@ def test_what_is_wrong_is_named(item: Any, param: str) -> None:
     assert error.message.startswith(param)
 
 
-@pytest.mark.parametrize("value", [[], {}, 5, True, [USER] * 2049])
+@pytest.mark.parametrize("value", [{}, 5, True, [USER] * 2049])
 def test_what_is_no_input(value: Any) -> None:
     assert refused(value).param == "input"
 

@@ -174,6 +174,7 @@ def test_allowed_tools() -> None:
         ({"truncation": "maybe"}, "truncation"),
         ({"top_logprobs": 21}, "top_logprobs"),
         ({"input": None}, "input"),
+        ({"input": []}, "input"),
     ],
 )
 def test_what_is_wrong_is_named(fields: dict[str, Any], param: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -31,7 +32,7 @@ from localllm.contract.generation import (
     Usage,
 )
 from localllm.openai.responses import ResponseHead, ResponseRun, item_id, new_response_id, parse_response, place_of
-from tests.openai.responses.wire_spec import check_response, check_stream
+from tests.openai.responses.wire_spec import EVENTS, check_no_extra, check_response, check_stream
 
 Piece = Chunk | CallDelta
 THOUGHT = Chunk(0, "Hm.", 1, region="reasoning")
@@ -144,6 +145,25 @@ def test_thoughts_text_and_calls_are_items_of_their_own() -> None:
     assert told.output[3]["arguments"] == "{}", "clients parse arguments as JSON"
 
 
+def test_thoughts_are_the_summary_for_who_asks_for_one() -> None:
+    """Clients that ask for a summary show nothing else of what was thought."""
+    told = Told([THOUGHT, Chunk(0, " So.", 1, region="reasoning"), Chunk(0, "Hi", 1)], reasoning={"summary": "auto"})
+    assert told.kinds[2:9] == [
+        "output_item.added",
+        "reasoning_summary_part.added",
+        "reasoning_summary_text.delta",
+        "reasoning_summary_text.delta",
+        "reasoning_summary_text.done",
+        "reasoning_summary_part.done",
+        "output_item.done",
+    ]
+    final = check_stream(told.events)
+    assert final["output"][0]["summary"] == [{"type": "summary_text", "text": "Hm. So."}]
+    assert final["output"][0]["content"] == []
+    older = Told([THOUGHT], reasoning={"generate_summary": "detailed"})
+    assert older.output[0]["summary"] == [{"type": "summary_text", "text": "Hm."}]
+
+
 def test_thoughts_can_be_left_out() -> None:
     told = Told([THOUGHT, Chunk(0, "Yes", 1)], reasoning={"exclude": True})
     check_stream(told.events)
@@ -210,6 +230,41 @@ def test_an_error_on_the_way_fails_the_response(error: LocalLLMError, code: str)
     assert [item["status"] for item in told.output] == ["incomplete"]
     assert told.kept == []
     assert told.events[-1]["sequence_number"] == len(told.events) - 1
+
+
+def test_a_stream_that_is_cut_short_ends_in_its_own_words() -> None:
+    """What has begun fails; where nothing has, or all was said, an event tells that official clients raise."""
+    error = OverloadedError("Full.")
+    told = {"error": {"message": "Full.", "type": "server_error", "param": None, "code": error.code}}
+
+    async def cut(run: ResponseRun, n_events: int) -> dict[str, Any]:
+        async with aclosing(run.events(generation([Chunk(0, "Hel", 1), Chunk(0, "lo", 1)]))) as events:
+            for _ in range(n_events):
+                await anext(events)
+        return run.farewell(error, told)
+
+    def begun(n_events: int) -> tuple[ResponseRun, dict[str, Any]]:
+        async def keep(body: dict[str, Any]) -> None:
+            pass
+
+        run = ResponseRun(ResponseHead(new_response_id(), 1, "demo", parse_response({"input": "Hi"})), keep)
+        return run, asyncio.run(cut(run, n_events))
+
+    run, last = begun(5)
+    assert (last["type"], last["sequence_number"]) == ("response.failed", 5)
+    assert check_response(last["response"]).output_text == "Hel"
+    for n_events in (0, 10):
+        run, last = begun(n_events)
+        assert last == {
+            "type": "error",
+            "sequence_number": n_events,
+            "code": error.code,
+            "message": "Full.",
+            "param": None,
+            **told,
+        }
+        assert run.status == ("completed" if n_events else "in_progress")
+        check_no_extra(EVENTS.validate_python({name: last[name] for name in last if name != "error"}, strict=True))
 
 
 def test_events_that_end_too_early_are_an_error() -> None:

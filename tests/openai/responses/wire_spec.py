@@ -84,7 +84,7 @@ def _accumulate(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
             assert open_at is None, "one item is open at a time"
             assert index == len(output)
             assert event["item"]["status"] == "in_progress"
-            assert event["item"].get("content", []) == []
+            assert event["item"].get("content", []) == event["item"].get("summary", []) == []
             assert event["item"].get("arguments", "") == ""
             output.append(dict(event["item"]))
             texts[index], open_at = "", index
@@ -96,11 +96,13 @@ def _accumulate(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
             output[index], open_at = event["item"], None
             continue
         assert event["item_id"] == item["id"]
-        if kind == "content_part.added":
-            assert item["content"] == []
-            item["content"] = [event["part"]]
-        elif kind == "content_part.done":
-            item["content"] = [event["part"]]
+        parts = "summary" if "summary" in kind else "content"
+        assert event.get(f"{parts}_index") == (None if item["type"] == "function_call" else 0)
+        if kind.endswith("_part.added"):
+            assert item[parts] == []
+            item[parts] = [event["part"]]
+        elif kind.endswith("_part.done"):
+            item[parts] = [event["part"]]
             assert event["part"]["text"] == texts[index]
         elif kind.endswith(".delta"):
             texts[index] += event["delta"]
@@ -108,7 +110,7 @@ def _accumulate(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
             assert (event["name"], event["arguments"]) == (item["name"], texts[index])
             item["arguments"] = texts[index]
         else:
-            assert kind in ("output_text.done", "reasoning_text.done")
+            assert kind in ("output_text.done", "reasoning_text.done", "reasoning_summary_text.done")
             assert event["text"] == texts[index]
     assert open_at is None
     return output

@@ -20,6 +20,7 @@ REQUESTS: list[tuple[dict[str, Any], Any]] = [
     ({"input": "Hi"}, None),
     ({"input": "Hi", "tools": [TOOL, {"type": "mcp"}], "tool_choice": {"type": "function", "name": "f"}}, ALL),
     ({"input": "Hi", "top_logprobs": 1, "text": {"format": SCHEMA}, "metadata": {"a": "b"}, "user": "u"}, ALL),
+    ({"input": "Hi", "reasoning": {"summary": "auto"}}, ALL),
     ({"input": "Hi", "background": True}, None),
     ({"input": "Hi", "instructions": "I", "reasoning": {"effort": "low"}, "truncation": "auto", "top_p": 0.5}, None),
     ({"input": "Hi", "previous_response_id": "resp_1"}, None),

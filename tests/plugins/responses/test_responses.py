@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
+import orjson
 import pytest
 
 from localllm.contract.errors import ContextLengthExceededError, ModelNotFoundError, WorkerCrashedError
@@ -141,6 +143,54 @@ def test_input_items_are_paged(tmp_path: Path) -> None:
     run(tmp_path, scenario)
 
 
+def test_a_long_chain_and_its_branches(tmp_path: Path) -> None:
+    """Every link can be gone on from any number of times; what goes on is what led to it, and nothing of others."""
+
+    async def scenario(server: Server) -> None:
+        ids: list[str] = []
+        for n in range(30):
+            body = await server.create(f"turn {n}", previous_response_id=ids[-1] if ids else None)
+            ids.append(body["id"])
+        said = [("user", f"turn {n}") for n in range(30)]
+        assert server.shown()[::2] == said
+        for at in (29, 0, 14, 14):
+            branch = await server.create("branch", previous_response_id=ids[at])
+            assert server.shown()[::2] == [*said[: at + 1], ("user", "branch")]
+            await server.create("twig", previous_response_id=branch["id"])
+            assert server.shown()[::2] == [*said[: at + 1], ("user", "branch"), ("user", "twig")]
+        [own] = check_items(await server.get(f"/v1/responses/{ids[29]}/input_items"))
+        assert own["content"][0]["text"] == "turn 29"
+
+    run(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("given", [{}, {"input": None}, {"input": []}])
+def test_what_went_before_is_enough_to_go_on_from(tmp_path: Path, given: dict[str, Any]) -> None:
+    async def scenario(server: Server) -> None:
+        first = await server.create("One")
+        for path in ("/v1/responses", "/v1/responses/input_tokens"):
+            answer = await server.post(path, {**given, "previous_response_id": first["id"]})
+            assert answer.status_code == 200, answer.text
+        assert server.shown() == [("user", "One"), ("assistant", "Hello there")]
+        more = check_response(
+            (await server.post("/v1/responses", {**given, "previous_response_id": first["id"]})).json()
+        )
+        assert (await server.get(f"/v1/responses/{more.id}/input_items"))["data"] == []
+        await server.create("Two", previous_response_id=more.id)
+        assert [text for _, text in server.shown()] == ["One", "Hello there", "Hello there", "Two"]
+        said = {"items": [{"role": "user", "content": "Three"}]}
+        conversation = (await server.post("/v1/conversations", said)).json()["id"]
+        check_response((await server.post("/v1/responses", {**given, "conversation": conversation})).json())
+        assert server.shown() == [("user", "Three")]
+        items = check_items(await server.get(f"/v1/conversations/{conversation}/items"))
+        assert [item["role"] for item in items] == ["assistant", "user"]
+        empty = (await server.post("/v1/conversations", {})).json()["id"]
+        for fields in ({}, {"conversation": empty}):
+            assert error_of(await server.post("/v1/responses", {**given, **fields}), 400)["param"] == "input"
+
+    run(tmp_path, scenario)
+
+
 def test_a_deleted_response_is_gone_and_so_is_what_goes_on_from_it(tmp_path: Path) -> None:
     async def scenario(server: Server) -> None:
         first = await server.create("One")
@@ -153,7 +203,7 @@ def test_a_deleted_response_is_gone_and_so_is_what_goes_on_from_it(tmp_path: Pat
         assert await server.get(f"/v1/responses/{second['id']}") == second
         for identity in (first["id"], second["id"]):
             answer = await server.post("/v1/responses", {"input": "Three", "previous_response_id": identity})
-            error = error_of(answer, 404)
+            error = error_of(answer, 400)  # as OpenAI's own
             assert (error["code"], error["param"]) == ("previous_response_not_found", "previous_response_id")
             assert first["id"] in error["message"]
         assert second["id"] in error["message"]
@@ -222,8 +272,14 @@ def test_nobody_sees_what_is_another_s(tmp_path: Path) -> None:
             {"conversation": conversation},
             {"input": [{"type": "item_reference", "id": item}]},
         ):
-            answer = await server.post("/v1/responses", {"input": "Hi", **fields}, headers=BOB)
-            assert error_of(answer, 404)["message"].endswith("not found.")
+            told = orjson.dumps(fields).decode()
+            answer, other = [
+                await server.post("/v1/responses", {"input": "Hi", **orjson.loads(text)}, headers=BOB)
+                for text in (told, re.sub("[0-9a-f]{32}", "0" * 32, told))
+            ]
+            assert answer.status_code == other.status_code == (400 if "previous_response_id" in fields else 404)
+            assert re.sub("[0-9a-f]{32}", "0" * 32, answer.text) == other.text
+            assert answer.json()["error"]["message"].endswith("not found.")
         assert await server.get(f"/v1/responses/{hers['id']}", headers=ADA) == hers
         assert len(server.model.requests) == 1
 
@@ -263,6 +319,29 @@ class FailingStore(MemoryStore):
 
     async def put_records(self, owner: str, records: Sequence[Record]) -> None:
         raise SessionStorageFullError("There is no room.")
+
+
+class Broken(asyncio.Event):
+    """Fails whoever waits, with what nobody expects."""
+
+    async def wait(self) -> Literal[True]:
+        message = "a secret"
+        raise ZeroDivisionError(message)
+
+
+def test_a_fault_of_the_server_s_own_fails_the_stream(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(server: Server) -> None:
+        server.model.gate = Broken()
+        events = await server.stream("Hi")
+        assert [event["sequence_number"] for event in events] == list(range(len(events)))
+        assert events[-1]["type"] == "response.failed"
+        final = events[-1]["response"]
+        assert check_response(final).output_text == "Hello"
+        assert "secret" not in final["error"]["message"]
+        assert (await server.client.get(f"/v1/responses/{final['id']}")).status_code == 404
+
+    run(tmp_path, scenario)
+    assert "ZeroDivisionError" in caplog.text
 
 
 def test_a_full_disk_is_told_and_what_keeps_nothing_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

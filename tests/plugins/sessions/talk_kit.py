@@ -49,6 +49,7 @@ class CountingModel(ScriptedModel):
         self.gate: asyncio.Event | None = None
         self.reached = asyncio.Event()
         self.counted: list[int] = []
+        self.measured: list[int] = []  # all texts that were counted
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[GenerateEvent]:
         n_tokens = len((await self.convert(TokenizeRequest(cast("ChatPrompt", request.prompt)))).tokens)
@@ -71,7 +72,9 @@ class CountingModel(ScriptedModel):
         """Count without tools, which the fake template knows nothing of."""
         if isinstance(request, TokenizeRequest) and isinstance(request.prompt, ChatPrompt):
             request = replace(request, prompt=replace(request.prompt, tools=()))
-        return await super().convert(request)
+        result = await super().convert(request)
+        self.measured.append(len(getattr(result, "tokens", ())))
+        return result
 
     @property
     def prompts(self) -> list[list[Mapping[str, Any]]]:

@@ -616,3 +616,47 @@ def test_a_session_made_empty_gets_its_title_from_the_first_turn(tmp_path: Path)
                 assert (found["title"], found["messages"]) == (title, 4)
 
     run(scenario())
+
+
+def test_a_title_that_is_set_while_the_first_answer_is_written_stays(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with talking(tmp_path) as talk:
+            made = await talk.request("POST", "/v1/sessions", json={})
+            talk.session_id = made.json()["id"]
+            talk.model.gate = asyncio.Event()
+            asked = asyncio.create_task(talk.ask("Hi"))
+            await talk.model.reached.wait()
+            await talk.request("PATCH", f"/v1/sessions/{talk.session_id}", json={"title": "Mine"})
+            talk.model.gate.set()
+            assert (await asked).status_code == 200
+            assert [one["title"] for one in await talk.sessions()] == ["Mine"]
+
+    run(scenario())
+
+
+def test_a_turn_that_can_not_be_kept_leaves_no_title(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with talking(tmp_path) as talk:
+            made = await talk.request("POST", "/v1/sessions", json={})
+            talk.session_id = made.json()["id"]
+            talk.store.faults.append(SessionStorageFullError("The disk is full."))
+            assert (await talk.ask("Hi")).status_code == 507
+            assert [one["title"] for one in await talk.sessions()] == [""]
+
+    run(scenario())
+
+
+def test_all_turns_of_a_session_go_to_one_instance_and_sessions_are_spread(tmp_path: Path) -> None:
+    """Also the first one, which has no id yet: what it has evaluated is what the second one goes on from."""
+
+    async def scenario() -> None:
+        async with talking(tmp_path) as talk:
+            other = Talk(talk.server)
+            for _ in range(2):
+                await talk.say("Hi")
+                await other.say("Hi")
+            mine, others, mine_again, others_again = talk.server.models.affinities
+            assert (mine, others) == (mine_again, others_again)
+            assert mine != others
+
+    run(scenario())

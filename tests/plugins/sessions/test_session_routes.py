@@ -231,6 +231,9 @@ BAD_IMPORTS: dict[str, tuple[bytes, str | None]] = {
     "cut in a line": (lines_of({**HEAD, "messages": 2}, line("x"), line("y"))[:-2], None),
     "deep": (lines_of(HEAD, b'{"turn":0,"message":' + b"[" * 100 + b"]" * 100 + b"}"), None),
     "not UTF-8": (lines_of(HEAD, b'{"turn":0,"message":{"role":"user","content":"\xff"}}'), None),
+    "a message that is hidden": (lines_of(HEAD, {"turn": 0, "message": {**user("x"), "replaces": True}}), "replaces"),
+    "instructions without end": (lines_of(HEAD, *[{"turn": 0, "message": system("x")}] * 2049), "messages"),
+    "numbers that are none": (lines_of({**HEAD, "messages": "x" * 9000}, line("x")), "messages"),
     "half a pair": (lines_of(HEAD, b'{"turn":0,"message":{"role":"user","content":"\\ud800"}}'), None),
 }
 
@@ -242,6 +245,7 @@ def test_a_bad_import_leaves_nothing(tmp_path: Path, fault: str) -> None:
             content, param = BAD_IMPORTS[fault]
             response = await talk.request("POST", "/v1/sessions/import", content=content, headers=LINES)
             assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+            assert len(response.content) < 1000
             assert await talk.sessions() == []
 
     run(scenario())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from localllm import CallDelta, ModelSpec, StoredMessage
 from localllm_sessions.summary import HEADING
-from localllm_sessions.window import count_dropped, prompt_limit, rounds_of
+from localllm_sessions.window import MAX_MESSAGES, Round, count_dropped, count_unreachable, prompt_limit, rounds_of
 from tests.plugins.sessions.talk_kit import Talk, assistant, run, system, talking, user
 
 CONTEXT = 400  # a token is a byte
@@ -173,6 +174,42 @@ def test_a_session_far_longer_than_any_context_is_not_read_whole(tmp_path: Path)
     run(scenario())
 
 
+@pytest.mark.parametrize("overflow", ["window", "summary", "error"])
+@pytest.mark.parametrize("last", [user("short"), {"role": "tool", "tool_call_id": "a", "content": "short"}])
+def test_a_turn_beyond_all_measure_is_not_even_rendered(tmp_path: Path, overflow: str, last: dict[str, Any]) -> None:
+    """Whatever the template would make of so many messages: requests may not bring them either."""
+
+    async def scenario() -> None:
+        async with talking(tmp_path, context_length=CONTEXT, overflow=overflow) as talk:
+            head = {"object": "session.export", "format": 1}
+            lines = [{"turn": 0, "message": user("x")}] * MAX_MESSAGES + [{"turn": 0, "message": assistant("y")}]
+            content = "\n".join(map(json.dumps, (head, *lines)))
+            headers = {"content-type": "application/jsonl"}
+            made = await talk.request("POST", "/v1/sessions/import", content=content, headers=headers)
+            talk.session_id = made.json()["id"]
+            response = await talk.ask(last)
+            if overflow == "error" or last["role"] == "tool":
+                assert response.json()["error"]["code"] == "context_length_exceeded"
+            else:
+                assert response.json()["session"]["omitted_messages"] == MAX_MESSAGES + 1
+                assert talk.model.said[-1] == "short"
+            assert max(talk.model.measured, default=0) <= 4 * CONTEXT * 16
+            assert (await talk.say("and on", session_id="new"))["session"]["messages"] == 0
+
+    run(scenario())
+
+
+def test_a_message_that_is_too_long_to_be_summed_up_is_cut(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with talking(tmp_path, context_length=4 * CONTEXT, overflow="summary") as talk:
+            made = await talk.request("POST", "/v1/sessions", json={"messages": [user("begins " + "x" * 9000)]})
+            talk.session_id = made.json()["id"]
+            assert (await talk.say("short"))["session"]["summary"] is True
+            assert "user: begins" in talk.model.prompts[0][0]["content"]
+
+    run(scenario())
+
+
 # --- by setting: a summary, or an error ------------------------------------------------------------------------------
 
 
@@ -288,6 +325,23 @@ def test_as_few_rounds_go_as_leave_three_quarters(sizes: list[int], fixed: int, 
     else:
         fitting = [index for index in range(1, len(sizes) + 1) if sums[index] <= int(limit * 0.75)]
         assert n_dropped == min(fitting, default=len(sizes))
+
+
+@given(sizes=st.lists(st.integers(1, 60), max_size=30), limit=st.integers(64, 4000))
+def test_what_is_out_of_reach_goes_with_a_margin_and_the_rest_stays(sizes: list[int], limit: int) -> None:
+    message = user("x" * 36)  # 64 bytes of JSON
+    rounds = [Round((StoredMessage(0, index, 0.0, message),) * n) for index, n in enumerate(sizes)]
+    n_gone = count_unreachable(rounds, limit, max_messages=100)
+
+    def within(share: float, first: int) -> bool:
+        n = sum(sizes[first:])
+        return n <= 100 * share and n * 64 <= limit * share
+
+    if within(1, 0):
+        assert n_gone == 0
+    else:
+        assert within(0.75, n_gone)
+        assert n_gone == 0 or not within(0.75, n_gone - 1)
 
 
 @given(context=st.integers(2, 10_000), max_tokens=st.none() | st.integers(0, 20_000))

@@ -54,6 +54,13 @@ async function main() {
   seen.answer = find("log").querySelector(".assistant").textContent;
   await until(window, () => find("models").textContent.includes("ready"));
   seen.models = [...find("models").querySelectorAll("td.name")].map((cell) => cell.textContent);
+  const option = find("model").options[0];
+  find("note").textContent = "until the state is fetched again";
+  window.document.dispatchEvent(new window.Event("visibilitychange"));
+  await until(window, () => find("note").textContent === "");
+  seen.keeps = option === find("model").options[0];
+  find("clear").click();
+  seen.left = find("log").childElementCount;
   seen.asked = [...new Set(asked)].sort();
   console.log(JSON.stringify(seen));
   window.close();

@@ -11,9 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from localllm.cli import app, diagnosis, engines
+from localllm.cli import diagnosis, engines
 from localllm.config.load import load_config
 from localllm.config.schema import Config
 from localllm.contract.backend import BackendSpec
@@ -23,20 +22,8 @@ from localllm.host.safe_mode import SafeModeMemory
 from localllm.plugin_discovery import BUILT_INS
 from localllm.plugin_manager import load_plugins
 from localllm.testing.tiny_model import write_tiny_llama
+from tests.cli.kit import run
 from tests.models.raw_gguf import RawGguf, architecture
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Run every command in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def run(*arguments: str, code: int = 0) -> Result:
-    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
-    assert result.exit_code == code, result.output
-    return result
 
 
 def test_help_names_every_command() -> None:

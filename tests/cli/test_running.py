@@ -4,38 +4,18 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from localllm.cli import app
 from localllm.cli.api import ServerApi, check_url
 from localllm.cli.find_server import CLIENT_KEY, choose_key, find_server, own_address
 from localllm.cli.output import format_seconds
 from localllm.config.errors import ConfigError
 from localllm.config.schema import ServerSection
-from tests.stub_server import Stub, stub_server
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def stub() -> Iterator[Stub]:
-    with stub_server() as found:
-        yield found
-
-
-def run(*arguments: str, code: int = 0) -> Result:
-    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
-    assert result.exit_code == code, result.output
-    return result
+from tests.cli.kit import run
+from tests.stub_server import Stub
 
 
 def test_ps_shows_what_is_loaded(stub: Stub) -> None:

@@ -15,10 +15,8 @@ from rich.console import Console
 
 from localllm.cli.pull_display import PullDisplay
 from localllm.contract.fetch import PullProgress, PullStatus
+from tests.cli.kit import run
 from tests.models.fetch.kit import Handler, Request, breaking_off, good, in_turn, model_bytes, serving, sha256
-from tests.test_cli import home, run
-
-__all__ = ["home"]  # the fixture: every command runs in an empty folder
 
 DATA = model_bytes(8)
 

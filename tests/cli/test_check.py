@@ -12,25 +12,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from localllm.cli import app, diagnosis
+from localllm.cli import diagnosis
 from localllm.cli.startup import live_plugins
 from localllm.config.load import load_config
 from localllm.plugin_manager import load_plugins
+from tests.cli.kit import run
 from tests.models.raw_gguf import RawGguf
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def run(*arguments: str, code: int = 0) -> Result:
-    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
-    assert result.exit_code == code, result.output
-    return result
 
 
 def test_check_prints_every_key_with_its_origin(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ import pytest
 from localllm.cli.supervise import snapshot, source_folders
 from tests.process.harness import ends_within
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIG = "[server]\nport = 0\nshutdown_seconds = 1\n[plugins]\nenabled = []\n"
 
 

@@ -15,33 +15,15 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from localllm.cli import app
 from localllm.cli.chat_commands import COMMANDS
 from localllm.cli.conversation import Conversation, ConversationError
-from tests.stub_server import Stub, stub_server
+from tests.cli.kit import chat
+from tests.stub_server import Stub
 
-ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def stub() -> Iterator[Stub]:
-    with stub_server() as found:
-        yield found
-
-
-def chat(stub: Stub, lines: str, *arguments: str, code: int = 0) -> Result:
-    command = ["chat", "--url", stub.url, *arguments]
-    result = CliRunner().invoke(app, command, input=lines, catch_exceptions=False)
-    assert result.exit_code == code, result.output
-    return result
+ROOT = Path(__file__).parents[2]
 
 
 def said(stub: Stub, index: int = -1) -> list[str]:
