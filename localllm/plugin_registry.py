@@ -154,7 +154,10 @@ class Registry:
         self.stores[name] = (store, source)
 
     def choose_store(self, name: str) -> SessionStore | None:
-        """Return the store of this name, or the first one where ``name`` is empty; None when there is none."""
+        """Return the store of this name, or the first one where ``name`` is empty; None when there is none.
+
+        Raises ``PluginError``.
+        """
         if name and name not in self.stores:
             known = ", ".join(self.stores) or "none"
             message = f"server.session_store is {name!r}, which no enabled plugin brings; there are: {known}"

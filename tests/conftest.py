@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-import select
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-_GRACE_MS = 5000
+from tests.processes import ends_within
+
+_GRACE_SECONDS = 5.0  # for a process that is just ending
 
 FULL = os.environ.get("LOCALLLM_TEST_FULL") == "1"
 
@@ -34,7 +35,7 @@ def _child_processes() -> Iterator[dict[int, str]]:
     started: dict[int, str] = {}
     before = _children()
     yield started
-    left = {pid: started.get(pid, "a fixture") for pid in _children() - before if not _ends_by_itself(pid)}
+    left = {pid: started.get(pid, "a fixture") for pid in _children() - before if not ends_within(pid, _GRACE_SECONDS)}
     assert not left, f"processes were left behind: {left}"
 
 
@@ -55,17 +56,3 @@ def _children() -> set[int]:
         except FileNotFoundError:  # a thread that ended meanwhile
             continue
     return found
-
-
-def _ends_by_itself(pid: int) -> bool:
-    """Give a process that is just ending the time to do so; the descriptor becomes readable when it has."""
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        return bool(poll.poll(_GRACE_MS))
-    finally:
-        os.close(descriptor)

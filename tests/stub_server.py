@@ -27,6 +27,10 @@ class Stub:
     thoughts: list[str] = field(default_factory=list)
     hold: bool = False
     told: dict[str, Any] = field(default_factory=dict)  # what the first event of a chat says besides
+    streams: dict[str, list[Any]] = field(default_factory=dict)  # events of other paths
+    then: dict[str, dict[str, tuple[int, Any]]] = field(
+        default_factory=dict
+    )  # answers after a request changed something
     asked: list[tuple[str, Any]] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     left: threading.Event = field(default_factory=threading.Event)  # somebody left a held answer
@@ -48,6 +52,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
 
+    def do_DELETE(self) -> None:
+        self._answer(None)
+
     def _answer(self, body: Any) -> None:
         stub = self.server.stub
         stub.asked.append((f"{self.command} {self.path}", body))
@@ -56,9 +63,16 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.path == "/v1/chat/completions" and f"POST {self.path}" not in stub.answers:
             stub.bodies.append(body)
             self._stream(stub)
+        elif self.path in stub.streams:
+            self._begin_stream()
+            for event in stub.streams[self.path]:
+                self._event(event)
+            self.wfile.write(b"data: [DONE]\n\n")
         else:
             missing = 404, {"error": {"message": "no such thing", "code": "not_found"}}
-            self._json(*stub.answers.get(f"{self.command} {self.path}", missing))
+            answer = stub.answers.get(f"{self.command} {self.path}", missing)
+            stub.answers |= stub.then.get(f"{self.command} {self.path}", {})
+            self._json(*answer)
 
     def _json(self, status: int, body: Any) -> None:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -67,11 +81,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    def _stream(self, stub: Stub) -> None:
+    def _begin_stream(self) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Connection", "close")
         self.end_headers()
+
+    def _stream(self, stub: Stub) -> None:
+        self._begin_stream()
         if stub.told:
             self._event({"choices": [], **stub.told})
         for name, pieces in (("reasoning_content", stub.thoughts), ("content", stub.pieces)):

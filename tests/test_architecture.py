@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -33,7 +34,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "plugin_registry": ({"contract", "config", *PLUGIN_SYSTEM}, set()),
     "plugin_manager": ({"contract", "config", *PLUGIN_SYSTEM}, {"pluggy"}),
     "worker": ({"engine", "transport", "contract"}, set()),
-    "host": ({"transport", "contract", "models"}, set()),
+    "host": ({"transport", "contract"}, set()),
     "models": ({"contract"}, set()),
     "openai": ({"contract"}, {"pydantic", "orjson"}),
     "server": (SERVER_SIDE, {"starlette", "hypercorn", "orjson", "uvloop", "h11"}),
@@ -149,6 +150,34 @@ def test_every_room_and_plugin_is_in_the_tables() -> None:
     modules = {path.stem for path in CORE.glob("*.py")} - {"__init__", "__main__"}
     assert rooms | modules == set(TABLE)
     assert {path.name for path in PLUGINS.iterdir() if any(path.glob("*.py"))} == set(PLUGIN_LIBRARIES)
+
+
+def rows_of_the_page(heading: str) -> dict[str, str]:
+    """Return what a section's table says, by the names in its rows' first cells: the last cell."""
+    section = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2]
+    rows = [line.strip("|").split("|") for line in section.partition("\n## ")[0].splitlines() if line.startswith("| ")]
+    return {name: cells[-1] for cells in rows for name in re.findall("`([^`]+)`", cells[0])}
+
+
+def test_the_page_has_the_same_rooms_and_says_the_same_of_their_imports() -> None:
+    told = {
+        name.removeprefix("localllm.").removeprefix("plugins/"): cell
+        for name, cell in rows_of_the_page("Rooms").items()
+    }
+    assert set(told) == {*TABLE, *PLUGIN_LIBRARIES}
+    for room, (rooms, libraries) in TABLE.items():
+        cell = told[room]
+        if room in {"server", "cli", "testing"}:  # in words: all, but for a few
+            rooms = {*TABLE} - rooms - {room} - ({"cli", "testing"} if room == "server" else set())
+        if room not in PLUGIN_SYSTEM:
+            assert set(re.findall("`([^`]+)`", cell)) == rooms, room
+        if room != "testing":
+            assert all(library in cell.lower() for library in libraries), room
+
+
+def test_the_page_names_every_folder_of_tests() -> None:
+    told = {name.removeprefix("tests/").partition("/")[0] for name in rows_of_the_page("Tests")}
+    assert {path.name for path in (ROOT / "tests").iterdir() if any(path.glob("*.py"))} <= told
 
 
 def test_the_core_names_no_built_in_plugin() -> None:

@@ -105,6 +105,15 @@ def test_every_error_code_is_described(code: str) -> None:
     assert re.search(rf"^\| `{code}` \|", (DOCS / "errors.md").read_text(encoding="utf-8"), re.MULTILINE)
 
 
+def test_the_codes_of_failed_responses_are_described() -> None:
+    from localllm.openai.responses.body import error_fields
+
+    text = (DOCS / "errors.md").read_text(encoding="utf-8")
+    kinds = (errors.InvalidRequestError, errors.OverloadedError, errors.WorkerCrashedError)
+    for code in {error_fields(kind("No."))["code"] for kind in kinds}:
+        assert f"`{code}`" in text.partition("\n## Codes")[0]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_toml_in_the_documents_loads(page: Path, tmp_path: Path) -> None:
     sections = load_plugins().sections
@@ -116,12 +125,35 @@ def test_toml_in_the_documents_loads(page: Path, tmp_path: Path) -> None:
             load_config(path, sections=sections)
 
 
+def links(page: Path) -> list[tuple[Path, str]]:
+    """Return the file, and the place in it, of each link that stays within the checkout."""
+    found = re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)", page.read_text(encoding="utf-8"))
+    return [
+        ((page.parent / target if target else page).resolve(), place) for target, place in found if "://" not in target
+    ]
+
+
+def places(page: Path) -> set[str]:
+    """Return the names by which a page's headings are linked to."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_between_the_documents_lead_somewhere(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
-        if "://" not in target:
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+    for target, place in links(page):
+        assert target.exists(), f"{page.name} links to {target}"
+        assert not place or place in places(target), f"{page.name} links to {place} in {target.name}"
+
+
+def test_readers_of_the_readme_find_every_page() -> None:
+    found, ahead = {PAGES[0].resolve()}, [PAGES[0]]
+    while ahead:
+        new = {target for target, _ in links(ahead.pop()) if target.suffix == ".md"} - found
+        found |= new
+        ahead += new
+    assert {page.resolve() for page in PAGES} <= found
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

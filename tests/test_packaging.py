@@ -47,6 +47,13 @@ def test_the_page_is_packed_with_its_script_and_its_style(wheel: zipfile.ZipFile
     assert {"localllm/server/page/page.js", "localllm/server/page/page.css"} <= set(wheel.namelist())
 
 
+def test_what_is_packed_lies_in_packages(wheel: zipfile.ZipFile) -> None:
+    """setuptools means to leave out what does not: until then it warns whoever builds."""
+    names = [name for name in wheel.namelist() if ".dist-info/" not in name]
+    packages = {name.removesuffix("/__init__.py") for name in names if name.endswith("/__init__.py")}
+    assert {name.rpartition("/")[0] for name in names} == packages
+
+
 def test_packages_are_marked_as_typed(wheel: zipfile.ZipFile) -> None:
     packages = {name.split("/")[0] for name in wheel.namelist() if ".dist-info/" not in name}
     assert {f"{package}/py.typed" for package in packages} <= set(wheel.namelist())

@@ -19,7 +19,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     epilog="Plugins may bring commands of their own, as `localllm sessions` does.\n\n"
-    "Exit codes: 0 done, 1 it could not be done, 2 wrong configuration or arguments, 3 no server answers.",
+    "Exit codes: 0 done, 1 it could not be done, 2 wrong configuration or arguments, 3 no server answers, 130 Ctrl-C.",
 )
 app.add_typer(models.app, name="models")
 models.app.command("load")(running.load_model)

@@ -55,6 +55,11 @@ class ServerApi:
         with self._exchange("POST", path, body or {}, self.silence_seconds) as response:
             return _read_object(response)
 
+    def delete(self, path: str) -> dict[str, Any]:
+        """Return the JSON object that a DELETE brings."""
+        with self._exchange("DELETE", path, None, self.silence_seconds) as response:
+            return _read_object(response)
+
     def stream(self, path: str, body: Mapping[str, Any]) -> Generator[dict[str, Any], None, None]:
         """Yield the JSON objects of a stream of server-sent events until ``[DONE]``, or until its end."""
         with self._exchange("POST", path, {**body, "stream": True}, self.silence_seconds) as response:
@@ -93,10 +98,10 @@ class ServerApi:
                 connection.connect()
                 connection.sock.settimeout(silence_seconds)
                 connection.request(method, prefix + path, content, headers)
-                response = connection.getresponse()
-                if response.status >= 400:
-                    raise _answer_error(_error_body(response), response.status)
-                yield response
+                with connection.getresponse() as response:  # it keeps the socket where the connection ends with it
+                    if response.status >= 400:
+                        raise _answer_error(_error_body(response), response.status)
+                    yield response
         except (OSError, http.client.HTTPException) as error:
             raise ServerUnreachableError(self._unreachable(error)) from error
 

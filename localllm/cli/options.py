@@ -48,3 +48,13 @@ UrlOption = Annotated[
         help="The running server, e.g. http://127.0.0.1:8000. Absent: as the configuration says.",
     ),
 ]
+
+NamedUrlOption = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        envvar="LOCALLLM_URL",
+        metavar="URL",
+        help="A running server whose models are meant. Absent: those in the folders of the configuration.",
+    ),
+]

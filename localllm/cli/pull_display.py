@@ -18,10 +18,10 @@ from localllm.contract.fetch import PullProgress
 
 
 class PullDisplay:
-    """Used in a ``with``. Writes to stderr, so that stdout has the result alone."""
+    """Used in a ``with``. Writes to stderr, so that stdout has the result alone; a ``quiet`` one writes nothing."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        console = console or Console(stderr=True)
+    def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
+        console = console or Console(stderr=True, quiet=quiet)
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),

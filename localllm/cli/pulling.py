@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from localllm.cli.failure import CONFIG_ERROR, INTERRUPTED, RUNTIME_ERROR, explain_failures
-from localllm.cli.options import ConfigOption, JsonOption, ModelArgument, SetOption
+from localllm.cli.options import ConfigOption, JsonOption, ModelArgument, NamedUrlOption, SetOption
 
 if TYPE_CHECKING:
     from localllm.contract.fetch import PullResult
@@ -31,6 +31,7 @@ def pull_model(
     model_id: Annotated[
         str | None, typer.Option("--id", help="What the model is to be called. Absent: as its file is.")
     ] = None,
+    url: NamedUrlOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
     settings: SetOption = None,
@@ -41,6 +42,12 @@ def pull_model(
         from localllm.contract.errors import InvalidRequestError, LocalLLMError
 
         try:
+            if url is not None:
+                from localllm.cli.find_server import find_server
+                from localllm.cli.served_models import pull_by_server
+
+                pull_by_server(find_server(url, config, settings or []), source, kind, model_id, as_json=as_json)
+                return
             job = _job(source, kind, model_id, config, settings or [])
             result = _pull(job, quiet=as_json)
         except LocalLLMError as error:
@@ -61,16 +68,23 @@ def pull_model(
 def remove_model(
     model: ModelArgument,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    url: NamedUrlOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
     settings: SetOption = None,
 ) -> None:
     """Remove a model's files from the models' folder. It asks first."""
     with explain_failures():
+        from localllm.cli.find_server import find_server
         from localllm.cli.output import format_bytes, print_json
+        from localllm.cli.served_models import let_go_before_removal, remove_from_server
         from localllm.cli.startup import prepare
         from localllm.contract.errors import LocalLLMError
         from localllm.models.removal import plan_removal
+
+        if url is not None:
+            remove_from_server(find_server(url, config, settings or []), model, yes=yes, as_json=as_json)
+            return
 
         startup = prepare(config, settings or [])
         try:
@@ -83,6 +97,7 @@ def remove_model(
             for path in removal.paths:
                 typer.echo(str(path), err=True)
             typer.confirm(f"Remove {spec.id} ({format_bytes(removal.size_bytes)})?", abort=True, err=True)
+        let_go_before_removal(spec.id, spec.meta.get("size"), config, settings or [])
         try:
             removal.execute()
         except OSError as error:

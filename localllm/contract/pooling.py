@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from localllm.contract.errors import InvalidRequestError, ModelUnsupportedError
 from localllm.contract.generation import TextPrompt, TokenPrompt
 
 PoolingKind = Literal["mean", "cls", "last", "rank"]
@@ -58,6 +59,28 @@ class PoolRequest:
     dimensions: int | None = None
     normalize: bool = True
     owner: str = ""
+
+
+def check_pool_request(request: PoolRequest, info: PoolingInfo, model: str) -> None:
+    """Refuse what a model that gives ``info`` can't answer; ``model`` is what errors call it ("Model 'm'").
+
+    Raises ``InvalidRequestError`` (param "input" where there is none, "dimensions" for a number that vectors can't
+    have) and ``ModelUnsupportedError`` (param "model"): pairs need a model that scores, texts and tokens one that
+    does not.
+    """
+    if not request.inputs:
+        raise InvalidRequestError("There is no input. Send at least one text.", param="input")
+    ranks = info.kind == "rank"
+    if any(isinstance(one, PairPrompt) is not ranks for one in request.inputs):
+        if ranks:
+            message = f"{model} scores pairs of texts and gives no vectors. Name an embedding model."
+        else:
+            message = f"{model} gives vectors and has no classification head to score pairs by. Name a reranker."
+        raise ModelUnsupportedError(message, param="model")
+    wanted = None if ranks else request.dimensions
+    if wanted is not None and not 1 <= wanted <= info.dimensions:
+        message = f"{model} gives vectors of 1 to {info.dimensions} dimensions, but dimensions is {wanted}."
+        raise InvalidRequestError(message, param="dimensions")
 
 
 @dataclass(frozen=True, slots=True)

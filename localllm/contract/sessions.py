@@ -179,9 +179,12 @@ class SessionStore(Protocol):
         """Return messages in order, from the one with index ``start`` on. Raises ``SessionNotFoundError``."""
         ...
 
-    async def recent(self, owner: str, session_id: str, *, max_bytes: int) -> Sequence[StoredMessage]:
+    async def recent(
+        self, owner: str, session_id: str, *, max_bytes: int, max_messages: int | None = None
+    ) -> Sequence[StoredMessage]:
         """Return the last whole turns, at least one, whose messages take at most so many bytes of JSON, in order.
 
+        Nor are they more than ``max_messages``; None: as many as there are.
         Before them come the messages of role system or developer that the session begins with, whatever they take.
         Reads no more than that of a session of any length. Raises ``SessionNotFoundError``.
         """

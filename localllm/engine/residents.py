@@ -31,11 +31,6 @@ class Residents:
         self._trees: dict[Scope, RadixTree] = {}  # a sequence is in that of its scope, and may be in the public one
         self._published: list[list[int]] = []
 
-    @property
-    def n_idle(self) -> int:
-        """Cached sequences that may be evicted."""
-        return len(self._idle)
-
     def publish(self, tokens: list[int]) -> None:
         """Let every owner reuse these tokens, whoever had them evaluated."""
         if tokens not in self._published:

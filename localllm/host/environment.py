@@ -27,11 +27,6 @@ _PREFIXES = (
     *("ONEAPI_", "SYCL_", "ZE_", "ASCEND_", "MUSA_"),
 )
 
-_SPINS = "5000"
-"""How often a compute thread of GNU's OpenMP looks for work before it sleeps: some 0.1 ms, longer than threads wait for
-each other within a step. By default they go on through what Python does between two steps, and keep the server and its
-clients, who are to send the token meanwhile, from the core."""
-
 _SECRETS = ("KEY", "TOKEN", "SECRET", "PASSWORD")  # LLAMA_API_KEY and the like, whatever their prefix
 
 
@@ -40,8 +35,6 @@ def worker_environment(environ: Mapping[str, str], extra: Mapping[str, str] | No
     kept = {name: value for name, value in environ.items() if _is_passed_on(name)}
     # On an abort ggml would fork a debugger, which keeps the pipes open and hides the death for as long as it runs.
     kept["GGML_NO_BACKTRACE"] = "1"
-    if "OMP_WAIT_POLICY" not in kept:
-        kept.setdefault("GOMP_SPINCOUNT", _SPINS)
     kept[PARENT_PID_VARIABLE] = str(os.getpid())
     kept.update(extra or {})
     return kept

@@ -16,7 +16,10 @@ MAX_SCALE: Final = 1000.0
 
 
 def read_lora(value: object) -> tuple[AdapterScale, ...] | None:
-    """Return the adapters in llama-server's ``lora``, which may also be named; an empty list says nothing."""
+    """Return the adapters in llama-server's ``lora``, which may also be named; an empty list says nothing.
+
+    Raises ``FieldError``.
+    """
     if not isinstance(value, list):
         raise FieldError(f"must be a list of objects with id or name, and scale, not {describe(value)}")
     if len(value) > MAX_ADAPTERS:

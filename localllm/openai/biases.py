@@ -27,6 +27,7 @@ def parse_logit_bias(value: object) -> Biases:
 
     A key of an object that reads as an integer is an id, as JSON has no other keys than strings; in a pair a string is
     always a text. A bias of false bans. Of several for the same token or text the last one counts.
+    Raises ``FieldError``.
     """
     if isinstance(value, dict):
         pairs: list[Any] = [[_read_key(key), bias] for key, bias in value.items()]

@@ -17,7 +17,10 @@ PlainCall = dict[str, Any]
 
 
 def read_calls(value: object) -> tuple[PlainCall, ...]:
-    """Return the calls of ``tool_calls``; what is empty has none."""
+    """Return the calls of ``tool_calls``; what is empty has none.
+
+    Raises ``FieldError``, and ``UnsupportedValueError`` for what is no call of a function.
+    """
     if says_nothing(value):
         return ()
     if not isinstance(value, list):
@@ -34,14 +37,14 @@ def read_calls(value: object) -> tuple[PlainCall, ...]:
 
 
 def read_function_call(value: object) -> tuple[PlainCall, ...]:
-    """Return the call of the older ``function_call``, which has no id."""
+    """Return the call of the older ``function_call``, which has no id. Raises ``FieldError``."""
     if says_nothing(value):
         return ()
     return (_plain("", value),)
 
 
 def read_call_id(value: object) -> str:
-    """Return an id as text: some clients count their calls by numbers. "" stands for none."""
+    """Return an id as text: some clients count their calls by numbers. "" stands for none. Raises ``FieldError``."""
     if value is None:
         return ""
     if isinstance(value, str):
@@ -82,7 +85,10 @@ def _plain(call_id: str, function: object) -> PlainCall:
 
 
 def read_arguments(arguments: object, at: str) -> str:
-    """Return arguments as text: strings as they are; what was sent as an object, or not at all, as JSON."""
+    """Return arguments as text: strings as they are; what was sent as an object, or not at all, as JSON.
+
+    Raises ``FieldError``.
+    """
     if isinstance(arguments, str):
         return check_text(arguments, at)
     if arguments is None:
@@ -98,7 +104,8 @@ def read_arguments(arguments: object, at: str) -> str:
 class CallLinks:
     """Follows a conversation: makes up ids that are missing, always the same ones, and finds out what results answer.
 
-    A result without an id answers the first call of the last message with calls that has no result yet.
+    A result without an id answers, of the last message with calls, the first call of its function that has no result
+    yet, or the first of any function where it names none that was called.
     """
 
     def __init__(self) -> None:
@@ -117,7 +124,9 @@ class CallLinks:
 
     def answer(self, message: int, call_id: str, name: str) -> dict[str, str]:
         """Return ``tool_call_id`` of a result, and ``name`` of its function where that is known."""
-        call_id = call_id or next(iter(self._unanswered), f"call_{message}")
+        if not call_id:
+            own = (made for made in self._unanswered if self._names[made] == name)
+            call_id = next(own, None) or next(iter(self._unanswered), f"call_{message}")
         self._unanswered.pop(call_id, None)
         name = name or self._names.get(call_id, "")
         return {"tool_call_id": call_id} | ({"name": name} if name else {})

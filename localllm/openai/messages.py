@@ -43,6 +43,7 @@ def read_content(content: object) -> Content:
     """Return the content of a message: a string as it is, a list of parts joined.
 
     One loop instead of a model for each part: a body of 256 KB can hold ten thousand of them.
+    Raises ``FieldError``, and ``UnsupportedValueError`` for a part that is no text.
     """
     if isinstance(content, str):
         return Content(check_text(content))

@@ -103,7 +103,10 @@ class GenerationFields(SamplerFields, StructuredFields, AdapterFields):
             )
 
     def sampling_params(self, *, max_tokens: int | None, max_tokens_name: str, logprobs: int | None) -> SamplingParams:
-        """Return the engine's parameters; ``max_tokens`` is the request's own limit, None or -1 for no limit."""
+        """Return the engine's parameters; ``max_tokens`` is the request's own limit, None or -1 for no limit.
+
+        Raises ``InvalidRequestError`` for fields that contradict each other.
+        """
         limit = None if max_tokens == UNTIL_MODEL_STOPS else max_tokens
         if limit is not None and self.min_tokens > limit:
             raise InvalidRequestError(

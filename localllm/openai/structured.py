@@ -22,7 +22,10 @@ MAX_LISTED_CHARS: Final = 4096
 
 
 def read_response_format(value: object) -> Constraint | None:
-    """Return the constraint of OpenAI's ``response_format``, with llama-server's ``schema`` beside ``json_object``."""
+    """Return the constraint of OpenAI's ``response_format``, with llama-server's ``schema`` beside ``json_object``.
+
+    Raises ``FieldError``.
+    """
     form = _read_object(value, "")
     if not form:
         return None
@@ -57,7 +60,10 @@ def _read_json_schema_format(value: object) -> Constraint:
 
 
 def read_structured_outputs(value: object) -> Constraint:
-    """Return the one constraint in vLLM's ``structured_outputs``."""
+    """Return the one constraint in vLLM's ``structured_outputs``.
+
+    Raises ``FieldError``, and ``UnsupportedValueError`` for options that would change what schemas mean.
+    """
     options = _read_object(value, "")
     for name in ("disable_any_whitespace", "disable_additional_properties", "whitespace_pattern"):
         if options.get(name) not in (None, False, ""):
@@ -152,7 +158,10 @@ def _read_text(value: object, at: str, max_bytes: int) -> str:
 
 
 def to_json(value: object, at: str) -> str:
-    """Return a schema's JSON text, in the order of its keys, which is the order that answers keep."""
+    """Return a schema's JSON text, in the order of its keys, which is the order that answers keep.
+
+    Raises ``FieldError``.
+    """
     if _is_deeper_than(value, MAX_SCHEMA_DEPTH):
         raise FieldError(f"must be nested at most {MAX_SCHEMA_DEPTH} levels deep", at=at)
     try:

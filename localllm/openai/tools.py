@@ -114,7 +114,10 @@ class Choice(NamedTuple):
 
 
 def read_tool_choice(value: object) -> Choice:
-    """Return OpenAI's ``tool_choice``, whose objects may also be flat, as those of its newer endpoint."""
+    """Return OpenAI's ``tool_choice``, whose objects may also be flat, as those of its newer endpoint.
+
+    Raises ``FieldError``.
+    """
     if value in ("none", "auto", "required"):
         return Choice(value)
     if not isinstance(value, dict):
@@ -129,7 +132,7 @@ def read_tool_choice(value: object) -> Choice:
 
 
 def read_function_choice(value: object) -> Choice:
-    """Return the older ``function_call``."""
+    """Return the older ``function_call``. Raises ``FieldError``."""
     if value in ("none", "auto"):
         return Choice(value)
     if not isinstance(value, dict):

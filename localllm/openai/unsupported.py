@@ -81,9 +81,20 @@ CHAT_REFUSALS: Final[Mapping[str, Refusal]] = {
 RESPONSE_REFUSALS: Final[Mapping[str, Refusal]] = {
     **COMMON_REFUSALS,
     "prompt": Refusal(_EMPTY, "there are no stored prompts; send instructions and input"),
+    "session_id": Refusal(_EMPTY, "sessions are for /v1/chat/completions; send conversation or previous_response_id"),
     "modalities": Refusal(one_of(["text"]), "answers are text only"),
     "audio": Refusal(_EMPTY, "answers are text only"),
     "chat_template": Refusal(_EMPTY, "the model's own template is used"),
+}
+
+_SIMPLE: Final = 'this server has the simple shape, for all of it set shape = "openai" in [plugin.responses]'
+
+SIMPLE_REFUSALS: Final[Mapping[str, Refusal]] = {
+    **RESPONSE_REFUSALS,
+    **dict.fromkeys(
+        ("stream", "tools", "previous_response_id", "conversation", "background"), Refusal(_EMPTY, _SIMPLE)
+    ),
+    "text": Refusal(lambda value: isinstance(value, dict) and value.get("format") in (None, {"type": "text"}), _SIMPLE),
 }
 
 COMPLETION_REFUSALS: Final[Mapping[str, Refusal]] = {

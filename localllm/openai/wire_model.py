@@ -12,6 +12,8 @@ from localllm.contract.errors import InvalidRequestError, UnsupportedFeatureErro
 
 MAX_REPORTED_FAULTS: Final = 8
 _MAX_SHOWN_CHARS: Final = 40
+_MAX_NAME_CHARS: Final = 64
+_KEY: Final = "[key]"  # what pydantic puts behind a key that is itself at fault
 
 
 class WireModel(BaseModel):
@@ -107,13 +109,24 @@ def _raised(detail: Mapping[str, Any]) -> FieldError | None:
 def _param(detail: Mapping[str, Any]) -> str:
     """Return the path as OpenAI writes it (``messages[0].content``); union tags, which stand in ``<>``, are dropped."""
     path = ""
-    for segment in detail["loc"]:
+    for segment in _places(detail):
         if isinstance(segment, int):
             path += f"[{segment}]"
         elif not segment.startswith("<"):
-            path += f".{segment}" if path else segment
+            path += f".{_shortened(segment)}" if path else _shortened(segment)
     raised = _raised(detail)
     return path if raised is None else path + raised.at
+
+
+def _places(detail: Mapping[str, Any]) -> tuple[int | str, ...]:
+    """Return the way to the fault; that of a key leads to the object which has it."""
+    loc: tuple[int | str, ...] = detail["loc"]
+    return loc[:-2] if loc[-1] == _KEY else loc
+
+
+def _shortened(name: str) -> str:
+    """Return a name as it may be shown: a caller's own keys are as long as it likes."""
+    return name if len(name) <= _MAX_NAME_CHARS else name[:_MAX_SHOWN_CHARS] + "…"
 
 
 def _sentence(detail: Mapping[str, Any]) -> str:
@@ -125,6 +138,8 @@ def _sentence(detail: Mapping[str, Any]) -> str:
         return f"{param} is required."
     if kind in _TOO_SHORT:
         return f"{param} must not be empty."
+    if kind in _TOO_LONG and detail["loc"][-1] == _KEY:
+        return f"{param} must have keys of at most {detail['ctx']['max_length']} characters, but one has {len(value)}."
     if kind in _TOO_LONG:
         return f"{param} must have at most {detail['ctx']['max_length']} {_TOO_LONG[kind]}, but it has {len(value)}."
     return f"{param} {_requirement(detail)}, but it is {describe(value)}."

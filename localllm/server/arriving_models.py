@@ -20,7 +20,7 @@ _LONGEST_RETRY_SECONDS = 600
 
 @dataclass(frozen=True, slots=True)
 class Arriving:
-    """A configured model whose file is not there yet: ``pull`` fetches it, or ``error`` says why it can't be had."""
+    """A model whose file is not there yet: ``pull`` fetches it, or ``error`` says why it can't be had."""
 
     spec: ModelSpec
     pull: Pull | None
@@ -73,7 +73,7 @@ class ArrivingModels:
                 raise
             if not self._wait:
                 raise _still_fetching(name, pull) from None
-            return ModelSpec(name, backend="", kind=purpose or pull.job.kind or ModelKind.CHAT)
+            return _announce(name, pull, purpose)
 
     @asynccontextmanager
     async def acquire(
@@ -101,15 +101,18 @@ class ArrivingModels:
         return self._host.list_specs()
 
     def arriving(self) -> list[Arriving]:
-        """Return the configured models that are being fetched, and those that could not be. Others were only asked for
-        by clients, and are in the list of pulls."""
-        waiting = self._defined.on_their_way()
-        there = {spec.id for spec in self._host.list_specs()} if waiting else set()
-        return [
-            Arriving(_promise(definition, None), pull, error)
-            for definition, pull, error in waiting
-            if definition.id not in there
-        ]
+        """Return the models that are being fetched, and the configured ones that could not be; what clients asked for
+        in vain is in the list of pulls alone. So is a pull whose source has not told an id yet."""
+        configured = self._defined.on_their_way()
+        promises = {
+            definition.id: Arriving(_promise(definition, None), pull, error) for definition, pull, error in configured
+        }
+        theirs = {pull.id for _, pull, _ in configured if pull is not None}
+        for pull in self._pulls.running():
+            if pull.model_id is not None and pull.id not in theirs:
+                promises.setdefault(pull.model_id, Arriving(_announce(pull.model_id, pull, None), pull, None))
+        there = {spec.id for spec in self._host.list_specs()} if promises else set()
+        return [promise for model_id, promise in promises.items() if model_id not in there]
 
     def loaded(self, model_id: str) -> ModelInfo | None:
         """Return what is known of a model because it is loaded; None while it isn't."""
@@ -215,6 +218,11 @@ def _promise(defined: ModelDefinition, purpose: ModelKind | None) -> ModelSpec:
         min_instances=defined.min_instances,
         max_instances=defined.max_instances,
     )
+
+
+def _announce(name: str, pull: Pull, purpose: ModelKind | None) -> ModelSpec:
+    """Return what is known of a model that a client asked for; of what kind it is its header will tell."""
+    return ModelSpec(name, backend="", kind=purpose or pull.job.kind or ModelKind.CHAT)
 
 
 def _still_fetching(name: str, pull: Pull) -> UnavailableError:

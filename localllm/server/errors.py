@@ -242,12 +242,15 @@ def internal_error(request_id: str) -> LocalLLMError:
     return LocalLLMError(f"The server failed to answer. Its log has the details under request id {request_id}.")
 
 
-def from_http_exception(error: HTTPException) -> LocalLLMError:
-    """Return the typed error for an exception that Starlette's routing, or a plugin in its style, raised."""
+def from_http_exception(error: HTTPException, message: str | None = None) -> LocalLLMError:
+    """Return the typed error for an exception that Starlette's routing, or a plugin in its style, raised.
+
+    ``message`` stands for the exception's own.
+    """
     kind = _BY_STATUS.get(error.status_code)
     if kind is None:
         kind = InvalidRequestError if error.status_code < 500 else LocalLLMError
-    return kind(error.detail)
+    return kind(error.detail if message is None else message)
 
 
 def _headers(error: LocalLLMError, kind: ErrorKind) -> dict[str, str]:

@@ -145,7 +145,7 @@ def _name(index: int) -> str:
 
 @cache
 def _asset(name: str) -> str:
-    return files("localllm.server").joinpath("page", name).read_text(encoding="utf-8")
+    return files("localllm.server.page").joinpath(name).read_text(encoding="utf-8")
 
 
 def _digest(text: str) -> str:
@@ -182,7 +182,7 @@ _TEMPLATE: Final = """<!doctype html>
 <section id="downloads-section"{downloading}>
 <h2>Downloads</h2>
 <div class="scroll"><table>
-<thead><tr><th>Model</th><th>State</th><th>Arrived</th><th></th></tr></thead>
+<thead><tr><th>Model</th><th>State</th><th>Arrived</th><th>Percent</th></tr></thead>
 <tbody id="downloads">{downloads}</tbody>
 </table></div>
 </section>
@@ -191,7 +191,7 @@ _TEMPLATE: Final = """<!doctype html>
 <noscript><p>The chat needs JavaScript; what is above does not.</p></noscript>
 <p id="empty"{empty}>There is no model to chat with yet: put a GGUF file into the models' folder, or run
 <code>localllm models pull qwen3-0.6b</code>.</p>
-<div id="log" aria-live="polite"></div>
+<div id="log" role="log" aria-label="Conversation" tabindex="0"></div>
 <form id="chat" hidden>
 <textarea id="text" placeholder="Say something" aria-label="Message"></textarea>
 <select id="model" aria-label="Model">{options}</select>

@@ -50,6 +50,7 @@ def check_content_type(content_type: str | None, others: Collection[str] = ()) -
     """Refuse what is neither JSON nor one of ``others``, in lower case.
 
     A web page can send types such as text/plain to any server without being asked for permission.
+    Raises ``UnsupportedMediaTypeError``.
     """
     essence, _, parameters = (content_type or "").partition(";")
     essence = essence.strip().lower()
@@ -66,7 +67,7 @@ def check_content_type(content_type: str | None, others: Collection[str] = ()) -
 
 
 def check_nesting(body: bytes) -> None:
-    """Refuse deep nesting before anything parses it."""
+    """Refuse deep nesting before anything parses it. Raises ``InvalidRequestError``."""
     if nesting_exceeds(body, MAX_DEPTH):
         message = f"The request body is nested deeper than {MAX_DEPTH} levels."
         raise InvalidRequestError(message)

@@ -58,7 +58,7 @@ class ModelEndpoints:
     async def list(self, request: Request) -> Response:
         """Answer OpenAI's list; ``?state=`` keeps those in one state, "loaded" being all that have a place.
 
-        Configured models that are still being fetched come last: requests may name them already, and wait.
+        Models that are still being fetched come last: requests may name them already, and wait.
         """
         wanted = request.query_params.get("state")
         if wanted is not None and wanted not in _STATES:

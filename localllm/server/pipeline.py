@@ -67,7 +67,7 @@ async def stream_generation(
             options = model_options(request)  # what the request says wrongly comes first
             await parts.begin(context, Asked(record.request_id, record.caller, spec, generate, session))
             affinity = affinity_of(generate.prompt, record.owner, parts.session_id)
-            async with _acquire(context, model, options, affinity) as client:
+            async with _acquire(context, spec.id, options, affinity) as client:
                 prepared = await parts.prepare(generate, client)
                 events = client.generate(replace(prepared, owner=record.owner))
                 try:
@@ -81,10 +81,10 @@ async def stream_generation(
 
 
 def _acquire(
-    context: PluginContext, model: str | None, options: ModelOptions, affinity: int | None
+    context: PluginContext, model_id: str, options: ModelOptions, affinity: int | None
 ) -> AbstractAsyncContextManager[ModelClient]:
     return context.models.acquire(
-        model, Mode.GENERATE, autoload=options.autoload, ttl_seconds=options.ttl_seconds, affinity=affinity
+        model_id, Mode.GENERATE, autoload=options.autoload, ttl_seconds=options.ttl_seconds, affinity=affinity
     )
 
 

@@ -21,13 +21,13 @@ from localllm.contract.errors import (
 )
 from localllm.contract.model import Mode, ModelKind
 from localllm.contract.pooling import (
-    PairPrompt,
     Pooled,
     PoolEvent,
     PoolFinished,
     PoolingInfo,
     PoolRequest,
     PoolStarted,
+    check_pool_request,
 )
 from localllm.server.disconnect import close_iterator
 from localllm.server.model_options import model_options
@@ -58,16 +58,15 @@ class PoolingModel:
         Each input is answered exactly once, by as many finite floats as it should be, and ``PoolFinished`` comes last,
         or else ``ProtocolError`` is raised. One event brings at most 16,384 floats (or one vector). ``pool.owner`` is
         replaced by the caller's own.
-        Raises what ``ModelClient.pool`` raises, ``param`` naming the field that the texts come from;
-        ``ModelUnsupportedError`` for pairs to a model without a classification head and for texts to one with it;
-        ``InvalidRequestError`` (param "dimensions") for more dimensions than it has.
+        Raises what ``check_pool_request`` and ``ModelClient.pool`` raise, ``param`` naming the field that the texts
+        come from.
         """
         record, complete = self._record, False
-        self._check(pool)
         wanted = None if self.info.kind == "rank" else pool.dimensions
         answer = _Answer(self.model_id, len(pool.inputs), wanted or self.info.dimensions)
         events = self._client.pool(replace(pool, owner=record.owner))
         try:
+            check_pool_request(pool, self.info, f"Model {self.model_id!r}")
             async for event in events:
                 match event:
                     case PoolStarted(prompt_tokens=prompt_tokens):
@@ -94,21 +93,6 @@ class PoolingModel:
             raise
         finally:
             await close_iterator(events)
-
-    def _check(self, pool: PoolRequest) -> None:
-        pairs = any(isinstance(one, PairPrompt) for one in pool.inputs)
-        if pairs and self.info.kind != "rank":
-            message = f"Model {self.model_id!r} has no classification head to score pairs by. Name a reranker."
-            raise ModelUnsupportedError(message, param="model")
-        if self.info.kind == "rank" and not pairs:
-            message = f"Model {self.model_id!r} scores pairs of texts and gives no vectors. Name an embedding model."
-            raise ModelUnsupportedError(message, param="model")
-        if self.info.kind != "rank" and pool.dimensions is not None and pool.dimensions > self.info.dimensions:
-            message = (
-                f"dimensions must be at most {self.info.dimensions} for model {self.model_id!r}, "
-                f"but it is {pool.dimensions}."
-            )
-            raise InvalidRequestError(message, param="dimensions")
 
 
 @asynccontextmanager

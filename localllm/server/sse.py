@@ -25,6 +25,7 @@ def encode_event(event: Mapping[str, Any] | str, *, named: bool = False) -> byte
     """Return one ``data:`` event. A string is JSON already, on one line.
 
     ``named`` puts the ``type`` that the object has before it, as the event's name.
+    Raises ``ValueError`` for a string of several lines.
     """
     if isinstance(event, str):
         if "\n" in event or "\r" in event:

@@ -37,14 +37,14 @@ class FaultSettings:
 
     @classmethod
     def read(cls, settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> Self:
-        """Check the names and lay the settings over the defaults."""
+        """Check the names and lay the settings over the defaults. Raises ``ModelLoadError`` for a name that is none."""
         known = {field.name for field in fields(cls)}
         if unknown := sorted(settings.keys() - known):
             raise ModelLoadError(f"A fake model has no setting {unknown[0]!r}; it has: {', '.join(sorted(known))}.")
         return cls(**{**defaults, **settings})
 
     def meet_load_faults(self, request: LoadRequest) -> None:
-        """Do what was asked for while loading."""
+        """Do what was asked for while loading. Raises ``ModelLoadError`` where that was."""
         if self.noise is not None:
             os.write(1, self.noise.encode())
         if self.load_delay_seconds:

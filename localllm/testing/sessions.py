@@ -143,7 +143,9 @@ class MemoryStore:
         kept = self._find(owner, session_id).messages
         return [message.read(start + index) for index, message in enumerate(kept[start : start + limit])]
 
-    async def recent(self, owner: str, session_id: str, *, max_bytes: int) -> Sequence[StoredMessage]:
+    async def recent(
+        self, owner: str, session_id: str, *, max_bytes: int, max_messages: int | None = None
+    ) -> Sequence[StoredMessage]:
         """Return the last whole turns that fit, behind the messages of the system that the session begins with."""
         all_messages = self._find(owner, session_id).messages
         found = [message.read(index) for index, message in enumerate(all_messages)]
@@ -151,9 +153,11 @@ class MemoryStore:
         first, taken = len(found), 0
         for turn in sorted({message.turn for message in found}, reverse=True):
             taken += sum(message.n_bytes for message in all_messages if message.turn == turn)
-            if taken > max_bytes and first < len(found):
+            begin = next(one.index for one in found if one.turn == turn)
+            is_many = max_messages is not None and len(found) - begin > max_messages
+            if (taken > max_bytes or is_many) and first < len(found):
                 break
-            first = next(one.index for one in found if one.turn == turn)
+            first = begin
         return [one for one in found if one.index >= first or one.index < n_leading]
 
     async def append(self, owner: str, session_id: str, turn: Turn, *, after: int) -> Session:

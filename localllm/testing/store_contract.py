@@ -152,6 +152,13 @@ async def check_recent_gives_the_last_whole_turns(store: SessionStore, limits: S
         found = await store.recent(owner, session.id, max_bytes=max_bytes)
         assert list(found) == [*everything[:2], *everything[-2 * n_turns :]]
     assert list(await store.recent(owner, session.id, max_bytes=2**70)) == list(everything)
+    for max_messages, n_turns in ((0, 1), (1, 1), (2, 1), (3, 1), (4, 2), (5, 2), (12, 6)):
+        found = await store.recent(owner, session.id, max_bytes=2**70, max_messages=max_messages)
+        assert list(found) == [*everything[:2], *everything[-2 * n_turns :]]
+    assert list(await store.recent(owner, session.id, max_bytes=0, max_messages=9)) == [
+        *everything[:2],
+        *everything[-2:],
+    ]
     middle = await store.create(owner, turns=[exchange(0), turn_of("changed rules", role="system"), exchange(1)])
     assert texts_of(await store.recent(owner, middle.id, max_bytes=1)) == ["question 1", "answer 1"]
     together = Turn((*instructions, {"role": "user", "content": "Hello"}))

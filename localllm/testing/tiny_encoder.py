@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from localllm.testing.tiny_model import (
-    CONTROL_TOKENS,
-    MERGES,
     SMALLEST_VOCABULARY,
     Quantization,
     RandomWeights,
+    byte_tokenizer,
     close_file,
+    open_file,
     random_weights,
-    vocabulary,
 )
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ def write_tiny_bert(
     without. ``pooling`` None leaves the pooling type out, as converters of rerankers do. ``leave_out`` names header
     keys that the file is to lack.
     """
-    writer = _open(path, "bert", seed, n_ctx, n_embd, n_layer)
+    writer = open_file(path, "bert", seed, n_ctx, n_embd, n_layer)
     writer.add_feed_forward_length(n_ff)
     writer.add_head_count(n_head)
     writer.add_layer_norm_eps(1e-12)
@@ -121,10 +120,8 @@ def write_tiny_qwen3_reranker(
     labels: Sequence[str] = ("yes", "no"),
 ) -> Path:
     """Write a Qwen3 model that scores by the probability of its first label, with a ``rerank`` template."""
-    import gguf
-
     head_size, n_vocab = n_embd // n_head, SMALLEST_VOCABULARY
-    writer = _open(path, "qwen3", seed, n_ctx, n_embd, n_layer)
+    writer = open_file(path, "qwen3", seed, n_ctx, n_embd, n_layer)
     writer.add_feed_forward_length(n_ff)
     writer.add_head_count(n_head)
     writer.add_head_count_kv(n_head_kv)
@@ -133,15 +130,7 @@ def write_tiny_qwen3_reranker(
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_uint32("qwen3.pooling_type", _POOLING_TYPES["rank"])
     writer.add_classifier_output_labels(list(labels))
-    types = [gguf.TokenType.NORMAL] * (n_vocab - len(CONTROL_TOKENS)) + [gguf.TokenType.CONTROL] * len(CONTROL_TOKENS)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(vocabulary(n_vocab))
-    writer.add_token_types(types)
-    writer.add_token_merges(list(MERGES))
-    writer.add_bos_token_id(n_vocab - len(CONTROL_TOKENS))
-    writer.add_eos_token_id(n_vocab - 1)
-    writer.add_add_bos_token(False)
+    byte_tokenizer(writer, n_vocab, add_bos=False)
     if template is not None:
         writer.add_chat_template([{"name": "rerank", "template": template}])
     weights = random_weights(writer, seed, "f32")
@@ -151,18 +140,6 @@ def write_tiny_qwen3_reranker(
         _qwen3_block(weights, f"blk.{layer}", n_embd, head_size * n_head_kv, n_ff, head_size)
     weights.matrix("cls.output.weight", len(labels), n_embd)
     return close_file(writer, path)
-
-
-def _open(path: Path, architecture: str, seed: int, n_ctx: int, n_embd: int, n_layer: int) -> Any:  # noqa: ANN401
-    import gguf
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writer = gguf.GGUFWriter(path, architecture)
-    writer.add_name(f"tiny {architecture} {seed}")
-    writer.add_context_length(n_ctx)
-    writer.add_embedding_length(n_embd)
-    writer.add_block_count(n_layer)
-    return writer
 
 
 def _wordpiece_tokenizer(writer: Any, pieces: Sequence[str]) -> None:  # noqa: ANN401

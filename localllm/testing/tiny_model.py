@@ -201,13 +201,45 @@ def byte_letters() -> list[str]:
 
 
 def vocabulary(n_vocab: int) -> list[str]:
-    """Return the tokens of a file, by id: 256 bytes, the merges' results, fillers, then the control tokens."""
+    """Return the tokens of a file, by id: 256 bytes, the merges' results, fillers, then the control tokens.
+
+    Raises ``ValueError`` for fewer than these need.
+    """
     if n_vocab < SMALLEST_VOCABULARY:
         message = f"n_vocab is {n_vocab}, but bytes, merges and control tokens need {SMALLEST_VOCABULARY}"
         raise ValueError(message)
     tokens = byte_letters() + [merge.replace(" ", "") for merge in MERGES]
     fillers = n_vocab - len(tokens) - len(CONTROL_TOKENS)
     return [*tokens, *(f"Ġw{number}" for number in range(fillers)), *CONTROL_TOKENS]
+
+
+def open_file(path: Path, architecture: str, seed: int, n_ctx: int, n_embd: int, n_layer: int) -> Any:  # noqa: ANN401
+    """Return the ``gguf.GGUFWriter`` of a new file with what all headers say; :func:`close_file` ends it."""
+    import gguf
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_name(f"tiny {architecture} {seed}")
+    writer.add_context_length(n_ctx)
+    writer.add_embedding_length(n_embd)
+    writer.add_block_count(n_layer)
+    return writer
+
+
+def byte_tokenizer(writer: Any, n_vocab: int, *, add_bos: bool) -> None:  # noqa: ANN401
+    """Describe the tokenizer of :func:`vocabulary` in the header behind ``writer``, a ``gguf.GGUFWriter``."""
+    import gguf
+
+    first_control = n_vocab - len(CONTROL_TOKENS)
+    types = [gguf.TokenType.NORMAL] * first_control + [gguf.TokenType.CONTROL] * len(CONTROL_TOKENS)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(vocabulary(n_vocab))
+    writer.add_token_types(types)
+    writer.add_token_merges(list(MERGES))
+    writer.add_bos_token_id(first_control)
+    writer.add_eos_token_id(n_vocab - 1)
+    writer.add_add_bos_token(add_bos)
 
 
 def _open(
@@ -221,26 +253,9 @@ def _open(
     chat_template: str | None,
     *,
     add_bos: bool = False,
-) -> Any:  # noqa: ANN401  # gguf.GGUFWriter, whose package is imported here only
-    import gguf
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writer = gguf.GGUFWriter(path, architecture)
-    writer.add_name(f"tiny {architecture} {seed}")
-    writer.add_context_length(n_ctx)
-    writer.add_embedding_length(n_embd)
-    writer.add_block_count(n_layer)
-    tokens = vocabulary(n_vocab)
-    first_control = n_vocab - len(CONTROL_TOKENS)
-    types = [gguf.TokenType.NORMAL] * first_control + [gguf.TokenType.CONTROL] * len(CONTROL_TOKENS)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(tokens)
-    writer.add_token_types(types)
-    writer.add_token_merges(list(MERGES))
-    writer.add_bos_token_id(first_control)
-    writer.add_eos_token_id(n_vocab - 1)
-    writer.add_add_bos_token(add_bos)
+) -> Any:  # noqa: ANN401
+    writer = open_file(path, architecture, seed, n_ctx, n_embd, n_layer)
+    byte_tokenizer(writer, n_vocab, add_bos=add_bos)
     if chat_template is not None:
         writer.add_chat_template(chat_template)
     return writer

@@ -82,7 +82,10 @@ def wrong(wanted: str, data: object) -> ProtocolError:
 
 
 def shape_of(kind: Any) -> Shape:  # noqa: ANN401
-    """Return the shape of a type: plain values, enums, literals, tuples, mappings, dataclasses and unions of those."""
+    """Return the shape of a type: plain values, enums, literals, tuples, mappings, dataclasses and unions of those.
+
+    Raises ``TypeError`` for any other.
+    """
     if kind in _PLAIN:
         return _PLAIN[kind]
     if is_dataclass(kind) and isinstance(kind, type):
@@ -105,7 +108,7 @@ def shape_of(kind: Any) -> Shape:  # noqa: ANN401
 
 
 def union_of(classes: tuple[type, ...]) -> Shape:
-    """Return the shape of "one of these dataclasses": ``[class name, fields]``."""
+    """Return the shape of "one of these dataclasses": ``[class name, fields]``. Its methods raise ``ProtocolError``."""
     by_name = {kind.__name__: _dataclass_shape(kind) for kind in classes}
 
     def encode(value: Any) -> Any:  # noqa: ANN401

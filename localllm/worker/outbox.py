@@ -1,4 +1,4 @@
-"""Events on their way to the server: one frame per engine step, or fewer when the pipe is slower than the steps."""
+"""Events on their way to the server: a frame for each lot that is put in, or fewer when the pipe is slower."""
 
 from __future__ import annotations
 

@@ -8,7 +8,14 @@ from collections.abc import Iterator, Sequence
 from localllm.contract.backend import LoadedPooler
 from localllm.contract.errors import ContextLengthExceededError, InvalidRequestError, ModelUnsupportedError
 from localllm.contract.generation import TextPrompt
-from localllm.contract.pooling import PairPrompt, PoolEncoder, PoolingInfo, PoolInput, PoolRequest
+from localllm.contract.pooling import (
+    PairPrompt,
+    PoolEncoder,
+    PoolingInfo,
+    PoolInput,
+    PoolRequest,
+    check_pool_request,
+)
 from localllm.contract.wire import Submit
 from localllm.engine.pool_loop import PreparedPool
 from localllm.worker.intake import check_ids
@@ -31,8 +38,8 @@ def prepare_pool(
     if not isinstance(request, PoolRequest):
         message = "This model is loaded to pool texts; it can't write text as it is loaded."
         raise ModelUnsupportedError(message, param="model")
-    _check(request, pooling)
-    inputs = _Inputs(request, model, ranks=pooling.kind == "rank")
+    check_pool_request(request, pooling, "This model")
+    inputs = _Inputs(request, model)
     texts: list[array[int]] = []
     worked = 0
     for index, one in enumerate(request.inputs):
@@ -52,15 +59,6 @@ def prepare_pool(
     )
 
 
-def _check(request: PoolRequest, pooling: PoolingInfo) -> None:
-    if not request.inputs:
-        raise InvalidRequestError("There is no input. Send at least one text.", param="input")
-    wanted = request.dimensions
-    if wanted is not None and pooling.kind != "rank" and not 1 <= wanted <= pooling.dimensions:
-        message = f"dimensions is {wanted}, but this model's vectors can have 1 to {pooling.dimensions} dimensions."
-        raise InvalidRequestError(message, param="dimensions")
-
-
 def _size_of(one: PoolInput) -> int:
     match one:
         case TextPrompt(text=text):
@@ -71,34 +69,23 @@ def _size_of(one: PoolInput) -> int:
             return len(one.tokens)
 
 
-def _other_model(*, ranks: bool) -> ModelUnsupportedError:
-    if ranks:
-        message = "This model scores pairs of texts and gives no vectors. Name an embedding model."
-    else:
-        message = "This model gives vectors and has no classification head to score pairs by. Name a reranker."
-    return ModelUnsupportedError(message, param="model")
-
-
 class _Inputs:
     """Encodes the inputs of one request, and notes which were cut."""
 
-    def __init__(self, request: PoolRequest, model: LoadedPooler, *, ranks: bool) -> None:
+    def __init__(self, request: PoolRequest, model: LoadedPooler) -> None:
         self.truncated: list[int] = []
         self._truncate = request.truncate
         self._max_document_tokens = request.max_document_tokens
-        self._ranks = ranks
         self._encoder: PoolEncoder = model.encoder
         self._n_vocab = model.info.n_vocab
         self._n_ctx = model.pooler.capabilities.context_length
         self._max_text_tokens: int | None = None
-        if request.max_document_tokens is not None and not ranks:
+        if request.max_document_tokens is not None and not isinstance(request.inputs[0], PairPrompt):
             # What the model puts around a text doesn't count, as for pairs.
             self._max_text_tokens = request.max_document_tokens + len(self._encoder.encode_text(""))
 
     def tokens_of(self, index: int, one: PoolInput) -> Sequence[int]:
         """Return the tokens of one input, which the model can take. Raises ``LocalLLMError``."""
-        if isinstance(one, PairPrompt) is not self._ranks:
-            raise _other_model(ranks=self._ranks)
         match one:
             case PairPrompt():
                 tokens = self._pair(index, one)

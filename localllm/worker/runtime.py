@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from localllm.contract.errors import LocalLLMError, ProtocolError
 from localllm.contract.generation import Failed
-from localllm.contract.wire import Cancel, Shutdown, Submit
+from localllm.contract.wire import Cancel, Shutdown, Submit, WorkerEvent
 from localllm.transport.codec import decode_to_worker
 from localllm.transport.framing import ReadableStream, read_frame
 from localllm.worker.discipline import Discipline
@@ -42,7 +42,7 @@ class CommandReader:
         self.leaving = threading.Event()  # set once the step thread has noticed that it is to be
 
     def run(self) -> None:
-        """Read until the end (reader thread)."""
+        """Read until the end (reader thread). Raises ``ProtocolError``."""
         while (payload := read_frame(self._stream)) is not None:
             match decode_to_worker(payload):
                 case Submit() as submit:
@@ -65,13 +65,27 @@ class CommandReader:
 
 
 class Runtime(Generic[PreparedT]):
-    """Serves one loaded model until ``Shutdown``. Commands are applied between two steps, cancels first."""
+    """Serves one loaded model until ``Shutdown``. Commands are applied between two steps, cancels first.
 
-    def __init__(self, discipline: Discipline[PreparedT], inbox: Inbox[PreparedT], outbox: Outbox) -> None:
+    ``clock`` gives seconds that never go backwards.
+    """
+
+    def __init__(
+        self,
+        discipline: Discipline[PreparedT],
+        inbox: Inbox[PreparedT],
+        outbox: Outbox,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._inbox = inbox
         self._outbox = outbox
         self._loop = discipline.loop
+        self._frame_seconds = discipline.frame_seconds
+        self._clock = clock
         self._preparer = Preparer(discipline, inbox, outbox)
+        self._events: list[tuple[str, WorkerEvent]] = []  # kept back for the next frame
+        self._prefilled_tokens = 0
+        self._next_frame_at = 0.0
 
     def run(self) -> None:
         """Step until ``Shutdown`` (the step thread, which is the main thread). What the engine raises comes out."""
@@ -80,9 +94,20 @@ class Runtime(Generic[PreparedT]):
             while self._apply_commands():
                 if self._loop.has_work:
                     result = self._loop.step()
-                    self._outbox.put(result.events, result.prefilled_tokens)
+                    self._events += result.events
+                    self._prefilled_tokens += result.prefilled_tokens
+                # Whatever is kept back is sent before the loop waits for commands.
+                if not self._loop.has_work or self._clock() >= self._next_frame_at:
+                    self._send()
         finally:
+            self._send()
             self._outbox.flush(_FLUSH_SECONDS)
+
+    def _send(self) -> None:
+        if self._events or self._prefilled_tokens:
+            self._outbox.put(self._events, self._prefilled_tokens)
+            self._events, self._prefilled_tokens = [], 0
+            self._next_frame_at = self._clock() + self._frame_seconds
 
     def _apply_commands(self) -> bool:
         commands = self._inbox.take(block=not self._loop.has_work)

@@ -74,7 +74,10 @@ class FolderStateFiles:
         return state
 
     def write(self, conversation: Conversation, state: State, is_late: Callable[[], bool]) -> bool:
-        """File a state, in place of what it makes needless; False when the room or the time is used up."""
+        """File a state, in place of what it makes needless; False when the room or the time is used up.
+
+        One that is larger than all files together may be is left aside.
+        """
         if not self._is_usable:
             return False
         tokens = list(conversation.tokens)
@@ -83,7 +86,10 @@ class FolderStateFiles:
             if list(self._known[name].tokens[: len(tokens)]) == tokens and self._use(name):
                 return True
         with self._telling("can't be written to"):
-            new = self._write(pack_head(self._identity, conversation, state), state, is_late)
+            head = pack_head(self._identity, conversation, state)
+            if len(head) + len(state) > self._limit_bytes:
+                return True  # there is never room for it, and there may be for others
+            new = self._write(head, state, is_late)
             if new is None:
                 return False
             for older in self._known.keys() & same:
@@ -128,8 +134,14 @@ class FolderStateFiles:
                 total -= status.st_size
 
     def _make_room(self, n_bytes: int) -> bool:
-        """Remove the least recently used until so much may be written; False if only what was just written is left."""
+        """Remove the least recently used until so much may be written; False, and none is removed, if it never may.
+
+        What was just written stays: it was used later than what is to be written now.
+        """
         files = self._by_age()
+        written = sum(status.st_size for name, status in files if name in self._written)
+        if written + n_bytes > self._limit_bytes:
+            return False
         total = sum(status.st_size for _, status in files)
         for name, status in files:
             if total + n_bytes <= self._limit_bytes:
@@ -137,8 +149,7 @@ class FolderStateFiles:
             if name not in self._written:
                 self._remove(name)
                 total -= status.st_size
-        has_room = total + n_bytes <= self._limit_bytes
-        return has_room and shutil.disk_usage(self._folder).free >= n_bytes + FREE_BYTES
+        return shutil.disk_usage(self._folder).free >= n_bytes + FREE_BYTES
 
     def _by_age(self, suffix: str = _SUFFIX) -> list[tuple[str, os.stat_result]]:
         """Return all files of a kind, also other models', the least recently used first."""

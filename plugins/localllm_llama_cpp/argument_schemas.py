@@ -99,7 +99,7 @@ class ArgumentSchemas:
             self.leave_out(keyword)
 
     def leave_out(self, keyword: str) -> None:
-        """Note that a keyword is not enforced."""
+        """Note that a keyword is not enforced. Raises ``InvalidRequestError`` where it must be."""
         if self._is_strict:
             message = f"{self._title} can't be honoured: {keyword!r} can't be enforced as this model writes its calls."
             raise InvalidRequestError(message, param="tools")

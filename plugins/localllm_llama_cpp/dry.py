@@ -34,7 +34,10 @@ class DryParams:
 
     @staticmethod
     def of(sampling: SamplingParams, context_length: int) -> DryParams | None:
-        """Return the settings of a request; None where the penalty is off (as ``llama_sampler_init_dry`` has it)."""
+        """Return the settings of a request; None where the penalty is off (as ``llama_sampler_init_dry`` has it).
+
+        Raises ``InvalidRequestError`` for more breakers than can be searched for.
+        """
         last_n = sampling.dry_penalty_last_n
         window = context_length if last_n < 0 else min(last_n, context_length)
         if sampling.dry_multiplier == 0.0 or sampling.dry_base < 1.0 or window == 0:

@@ -18,7 +18,7 @@ _SAFE_IN_REFS = "#/%?:@!$&'()*+,;=~"
 
 
 def read_schema(source: str) -> dict[str, Any]:
-    """Parse a schema and check it as :func:`checked_schema` does."""
+    """Parse a schema and check it as :func:`checked_schema` does. Raises ``ConstraintError``."""
     try:
         schema = json.loads(source)
     except (ValueError, RecursionError) as error:

@@ -27,7 +27,10 @@ class LlamaTokenizer:
         self.infill_tokens = _infill_tokens(vocab)
 
     def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        """Return token ids. ``add_special`` adds what the file wants around a text, such as a first token."""
+        """Return token ids. ``add_special`` adds what the file wants around a text, such as a first token.
+
+        Raises ``InvalidRequestError`` (param "prompt").
+        """
         try:
             data = text.encode("utf-8")
         except UnicodeEncodeError as error:

@@ -36,7 +36,10 @@ def spellings(encode: Encode, text: str, param: str) -> list[tuple[int, ...]]:
 
 
 def encode_text(encode: Encode, text: str, param: str) -> list[int]:
-    """Return the tokens of a text that stands in field ``param`` of the request."""
+    """Return the tokens of a text that stands in field ``param`` of the request.
+
+    Raises ``InvalidRequestError`` for it.
+    """
     try:
         return encode(text)
     except InvalidRequestError as error:  # it takes each text for a prompt

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ from localllm.openai.responses import (
     Body,
     Item,
     ItemNotFoundError,
+    ItemPlace,
     PreviousResponseNotFoundError,
     error_fields,
     is_reference,
@@ -23,7 +24,8 @@ from localllm.openai.responses import (
 KIND: Final = "response"
 ITEM_KIND: Final = "conversation_item"
 MAX_CHAIN: Final = 1024
-MAX_CHAIN_BYTES: Final = 8 * 1024 * 1024
+MAX_READ_BYTES: Final = 8 * 1024 * 1024
+_NOWHERE: Final = ItemPlace("", "input", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ class ResponseBook:
                 raise _unfinished(at)
             turn = (*found.input, *found.body["output"])
             n_bytes += len(orjson.dumps(turn))
-            if turns and (len(turns) >= MAX_CHAIN or n_bytes > MAX_CHAIN_BYTES):
+            if turns and (len(turns) >= MAX_CHAIN or n_bytes > MAX_READ_BYTES):
                 if may_cut:
                     break
                 raise _too_long(response_id)
@@ -92,25 +94,49 @@ class ResponseBook:
         return tuple(item for turn in reversed(turns) for item in turn)
 
     async def resolve(self, items: Sequence[Item], *, param: str = "input") -> tuple[Item, ...]:
-        """Return the items with those in place that they refer to. Raises ``ItemNotFoundError``."""
+        """Return the items with those in place that they refer to, 8 MiB at most: an item may be named many times.
+
+        Raises ``ItemNotFoundError`` and ``InvalidRequestError``.
+        """
+        found = await self._find_items({item["id"] for item in items if is_reference(item)}, param)
         resolved: list[Item] = []
+        n_bytes = 0
         for item in items:
             if is_reference(item):
-                found = await self._find_item(item["id"])
-                if found is None:
-                    raise ItemNotFoundError(item["id"], param=param)
-                item = found
+                item, size = found[item["id"]]
+                n_bytes += size
+                if n_bytes > MAX_READ_BYTES:
+                    raise _too_large(param)
             resolved.append(item)
         return tuple(resolved)
 
-    async def _find_item(self, identity: str) -> Item | None:
-        place = place_of(identity)
-        found = None if place is None else await self.find(place.response_id)
-        if place is None or found is None:
-            record = await self._store.get_record(self._owner, ITEM_KIND, identity)
-            return None if record is None else record.body
-        items = found.input if place.side == "input" else found.body["output"]
-        return next((item for item in items if item["id"] == identity), None)
+    async def _find_items(self, identities: Collection[str], param: str) -> dict[str, tuple[Item, int]]:
+        """Return items with their sizes in bytes. Each response is read once, and only one is held at a time."""
+        found: dict[str, tuple[Item, int]] = {}
+        opened_id, opened = "", None
+        n_bytes = 0
+        for place, identity in sorted((place_of(one) or _NOWHERE, one) for one in identities):
+            if place.response_id != opened_id:
+                opened_id, opened = place.response_id, await self.find(place.response_id)
+            item = await self._loose_item(identity) if opened is None else _item_at(opened, place, identity)
+            if item is None:
+                raise ItemNotFoundError(identity, param=param)
+            found[identity] = item, len(orjson.dumps(item))
+            n_bytes += found[identity][1]
+            if n_bytes > MAX_READ_BYTES:
+                raise _too_large(param)
+        return found
+
+    async def _loose_item(self, identity: str) -> Item | None:
+        """Return an item that a conversation has, though its response may be gone."""
+        record = await self._store.get_record(self._owner, ITEM_KIND, identity)
+        return None if record is None else record.body
+
+
+def _item_at(found: StoredResponse, place: ItemPlace, identity: str) -> Item | None:
+    items = found.input if place.side == "input" else found.body["output"]
+    item: Item | None = items[place.position] if place.position < len(items) else None
+    return item if item is not None and item["id"] == identity else None
 
 
 def response_record(body: Body, own: Sequence[Item]) -> Record:
@@ -130,7 +156,12 @@ def _unfinished(response_id: str) -> InvalidRequestError:
 
 def _too_long(response_id: str) -> InvalidRequestError:
     message = (
-        f"What went before {response_id!r} is longer than the {MAX_CHAIN} responses, or {MAX_CHAIN_BYTES} bytes, that "
+        f"What went before {response_id!r} is longer than the {MAX_CHAIN} responses, or {MAX_READ_BYTES} bytes, that "
         "are read: set truncation to auto to go on without the oldest."
     )
     return InvalidRequestError(message, param="previous_response_id")
+
+
+def _too_large(param: str) -> InvalidRequestError:
+    message = f"What {param} refers to is larger than {MAX_READ_BYTES} bytes: refer to fewer items."
+    return InvalidRequestError(message, param=param)

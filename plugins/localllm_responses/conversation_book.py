@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+import orjson
+
 from localllm import InvalidRequestError, Record, SessionStore
 from localllm.openai.responses import (
     ConversationNotFoundError,
@@ -17,10 +19,11 @@ from localllm.openai.responses import (
     new_conversation_id,
 )
 
-from .book import ITEM_KIND
+from .book import ITEM_KIND, MAX_READ_BYTES
 
 KIND: Final = "conversation"
 MAX_READ: Final = 4096
+_STEP: Final = 32
 
 
 class ConversationBook:
@@ -77,37 +80,32 @@ class ConversationBook:
         await self._store.put_records(self._owner, await self.records_to_add(identity, items))
 
     async def items(self, identity: str, *, may_cut: bool) -> tuple[Item, ...]:
-        """Return the items, oldest first: the last 4,096.
+        """Return the items, oldest first: the last 4,096, or 8 MiB.
 
         Where there are more, they are left out if that is allowed (``may_cut``), and else refused.
         Raises ``ConversationNotFoundError`` and ``InvalidRequestError``.
         """
         await self._find(identity)
-        records = await self._store.list_records(
-            self._owner, ITEM_KIND, group=identity, limit=MAX_READ + 1, newest_first=True
-        )
-        if len(records) > MAX_READ and not may_cut:
+        records, has_more = await self._read(identity, limit=MAX_READ, newest_first=True)
+        if has_more and not may_cut:
             message = (
-                f"Conversation {identity!r} has more than the {MAX_READ} items that are read: set truncation to auto "
-                "to go on without the oldest."
+                f"Conversation {identity!r} has more than the {MAX_READ} items, or {MAX_READ_BYTES} bytes, that are "
+                "read: set truncation to auto to go on without the oldest."
             )
             raise InvalidRequestError(message, param=self._param)
-        return tuple(record.body for record in reversed(records[:MAX_READ]))
+        return tuple(record.body for record in reversed(records))
 
     async def page(self, identity: str, query: PageQuery) -> dict[str, Any]:
-        """Return one page of the items. Raises ``ConversationNotFoundError`` and ``ItemNotFoundError``."""
+        """Return one page of the items, a shorter one where they are larger than 8 MiB.
+
+        Raises ``ConversationNotFoundError`` and ``ItemNotFoundError``.
+        """
         await self._find(identity)
         after = None if query.after is None else (await self._item(identity, query.after, "after")).position
-        records = await self._store.list_records(
-            self._owner,
-            ITEM_KIND,
-            group=identity,
-            limit=query.limit + 1,
-            after=after,
-            newest_first=query.order == "desc",
+        records, has_more = await self._read(
+            identity, limit=query.limit, after=after, newest_first=query.order == "desc"
         )
-        items = [record.body for record in records[: query.limit]]
-        return item_list(items, has_more=len(records) > query.limit)
+        return item_list([record.body for record in records], has_more=has_more)
 
     async def item(self, identity: str, item_id: str) -> Item:
         """Return one item. Raises ``ConversationNotFoundError`` and ``ItemNotFoundError``."""
@@ -120,6 +118,29 @@ class ConversationBook:
         await self._item(identity, item_id, "item_id")
         await self._store.delete_record(self._owner, ITEM_KIND, item_id)
         return _shown(head)
+
+    async def _read(
+        self, identity: str, *, limit: int, after: int | None = None, newest_first: bool
+    ) -> tuple[list[Record], bool]:
+        """Return records, and whether there are more than ``limit``, or than 8 MiB of them; the first is always there.
+
+        They are read in steps, because the store counts records and not their bytes.
+        """
+        records: list[Record] = []
+        n_bytes = 0
+        while True:
+            n_wanted = min(_STEP, limit + 1 - len(records))
+            step = await self._store.list_records(
+                self._owner, ITEM_KIND, group=identity, limit=n_wanted, after=after, newest_first=newest_first
+            )
+            for record in step:
+                n_bytes += len(orjson.dumps(record.body))
+                if records and (len(records) == limit or n_bytes > MAX_READ_BYTES):
+                    return records, True
+                records.append(record)
+            if len(step) < n_wanted:
+                return records, False
+            after = step[-1].position
 
     async def _find(self, identity: str) -> Record:
         head = await self._store.get_record(self._owner, KIND, identity)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager
+
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from localllm import json_in_pieces, read_json
+from localllm import caller_of, json_in_pieces, read_json
 from localllm.openai import body_pieces
 from localllm.openai.responses import (
     InputItems,
@@ -42,13 +44,13 @@ class ConversationEndpoints:
     async def change(self, request: Request) -> Response:
         """Replace a conversation's metadata."""
         body = parse_change(await read_json(request))
-        async with self._desk.turns.adding:
+        async with self._adding(request):
             return JSONResponse(await self._book(request).change(_conversation(request), body.metadata))
 
     async def delete(self, request: Request) -> Response:
         """Forget a conversation with its items."""
         identity = _conversation(request)
-        async with self._desk.turns.adding:
+        async with self._adding(request):
             await self._book(request).delete(identity)
         return JSONResponse({"id": identity, "object": "conversation.deleted", "deleted": True})
 
@@ -56,7 +58,7 @@ class ConversationEndpoints:
         """Put items at a conversation's end, and answer with them."""
         body = parse_more_items(await read_json(request))
         items = await self._with_ids(request, body.items)
-        async with self._desk.turns.adding:
+        async with self._adding(request):
             await self._book(request).add(_conversation(request), items)
         return json_in_pieces(body_pieces(item_list(items)))
 
@@ -78,6 +80,9 @@ class ConversationEndpoints:
     async def _with_ids(self, request: Request, given: InputItems) -> tuple[Item, ...]:
         resolved = await self._desk.shelf(request).responses.resolve(given.items, param="items")
         return with_ids(resolved, lambda kind, _: new_item_id(kind))
+
+    def _adding(self, request: Request) -> AbstractAsyncContextManager[None]:
+        return self._desk.turns.adding(caller_of(request), _conversation(request))
 
     def _book(self, request: Request) -> ConversationBook:
         return self._desk.conversations(request)

@@ -42,7 +42,6 @@ from localllm.openai.responses import (
 from .book import response_record
 from .desk import Desk, Shelf
 from .fitting import generate_fitting
-from .jobs import stream_of
 
 _MANY_ITEMS: Final = 256
 _NOT_KEPT: Final = "The response is not kept, because no plugin brings a store: enable 'sessions'."
@@ -143,12 +142,13 @@ class CreateEndpoint:
         """Keep the finished response, and what it adds to its conversation: all of it or nothing."""
         if plan.shelf is None:
             return
-        async with self._desk.turns.adding:
-            records = [response_record(body, plan.own)] if plan.keeps else []
-            if plan.asked.conversation is not None:
+        records = [response_record(body, plan.own)] if plan.keeps else []
+        async with AsyncExitStack() as stack:
+            conversation = plan.asked.conversation
+            if conversation is not None:
+                await stack.enter_async_context(self._desk.turns.adding(plan.shelf.owner, conversation))
                 conversations = self._desk.conversations(request, param="conversation")
-                added = (*plan.own, *body["output"])
-                records += await conversations.records_to_add(plan.asked.conversation, added)
+                records += await conversations.records_to_add(conversation, (*plan.own, *body["output"]))
             if records:
                 await plan.shelf.store.put_records(plan.shelf.owner, records)
 
@@ -185,7 +185,7 @@ class CreateEndpoint:
             job = self._desk.jobs.start(
                 shelf.owner, run, generation, lambda body: self._keep_alone(plan, body), has_stream=plan.asked.stream
             )
-        return stream_of(job) if plan.asked.stream else JSONResponse(run.body)
+        return JSONResponse(run.body) if job.stream is None else job.stream.answer()
 
 
 async def _whole(run: ResponseRun, generation: AsyncGenerator[GenerateEvent, None]) -> Body:

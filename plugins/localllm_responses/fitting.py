@@ -1,9 +1,9 @@
-"""A generation whose prompt loses its oldest messages until it fits the model's context."""
+"""How a prompt is made of input that a model may refuse: shortened until it fits, and the fault told by its name."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from typing import Final, cast
 
@@ -14,6 +14,7 @@ from localllm import (
     ContextLengthExceededError,
     GenerateEvent,
     GenerateRequest,
+    LocalLLMError,
     PluginContext,
     Started,
     stream_generation,
@@ -21,6 +22,17 @@ from localllm import (
 from localllm.openai.responses import drop_oldest
 
 _ROOM_FOR_ANSWER: Final = 0.75  # of the context, so that dropping isn't needed again with each turn
+
+
+@contextmanager
+def blaming_input() -> Iterator[None]:
+    """Give an error that blames the messages, which no request to these endpoints has, the name of where they were."""
+    try:
+        yield
+    except LocalLLMError as error:
+        if error.param == "messages":
+            error.param = "input"
+        raise
 
 
 async def generate_fitting(
@@ -33,16 +45,16 @@ async def generate_fitting(
     n_dropped = 0
     while True:
         try:
-            async with aclosing(stream_generation(request, context, model, generate)) as events:
-                async for event in events:
-                    yield _noting(event, n_dropped) if n_dropped and isinstance(event, Started) else event
+            with blaming_input():
+                async with aclosing(stream_generation(request, context, model, generate)) as events:
+                    async for event in events:
+                        yield _noting(event, n_dropped) if n_dropped and isinstance(event, Started) else event
             return
         except ContextLengthExceededError as error:
             prompt = cast(ChatPrompt, generate.prompt)
             share = _ROOM_FOR_ANSWER * error.detail["n_ctx"] / max(1, error.detail["n_prompt_tokens"])
             left = drop_oldest(prompt.messages, keep_share=min(share, 1.0)) if may_cut else None
             if left is None:
-                error.param = "input"
                 raise
             n_dropped += len(prompt.messages) - len(left)
             generate = replace(generate, prompt=replace(prompt, messages=left))

@@ -12,6 +12,7 @@ from localllm.openai.responses import Item, parse_response
 
 from .create import CreateEndpoint
 from .desk import Desk
+from .fitting import blaming_input
 
 
 class InputTokensEndpoint:
@@ -36,5 +37,6 @@ class InputTokensEndpoint:
         own = await self._create.resolve(request, asked.input)
         generate = asked.generate_request((*before, *own), spec.rules.system_prompt)
         counted = TokenizeRequest(cast(ChatPrompt, generate.prompt))
-        found = await race_disconnect(request, convert_texts(request, self._desk.context, spec.id, counted))
+        with blaming_input():
+            found = await race_disconnect(request, convert_texts(request, self._desk.context, spec.id, counted))
         return JSONResponse({"object": "response.input_tokens", "input_tokens": len(found.result.tokens)})

@@ -9,36 +9,31 @@ from contextlib import aclosing, contextmanager
 from typing import Any, Final
 
 from localllm import EventStream, GenerateEvent, LocalLLMError, OverloadedError, UnavailableError, error_body
-from localllm.openai.responses import Body, ResponseRun
+from localllm.openai.responses import Body, ResponseRun, lost_event
 
 RETRY_AFTER_SECONDS: Final = 5
 _KEPT_STREAMS: Final = 16
+_KEPT_EVENTS: Final = 65_536  # of all of them, each below 1 KB
 
 Settle = Callable[[Body], Awaitable[None]]
 
 
-class Job:
-    """One response on its way. ``events`` are those of its stream so far, where it has one."""
+class Stream:
+    """The events of one response's stream so far. It holds nothing else of the response, for it outlives it."""
 
-    def __init__(self, run: ResponseRun, *, has_stream: bool) -> None:
-        self.run = run
-        self.has_stream = has_stream
+    def __init__(self) -> None:
         self.events: list[dict[str, Any]] = []
-        self.is_over = False
-        self.is_cancelled = False
-        self.work: asyncio.Task[None] | None = None
-        self.task: asyncio.Task[None] | None = None
+        self._is_over = False
         self._news = asyncio.Event()
 
     def tell(self, event: dict[str, Any]) -> None:
-        """Go on with the stream."""
-        if self.has_stream:
-            self.events.append(event)
-            self._wake()
+        """Go on."""
+        self.events.append(event)
+        self._wake()
 
     def end(self) -> None:
         """Let those go who follow."""
-        self.is_over = True
+        self._is_over = True
         self._wake()
 
     async def follow(self, after: int = -1) -> AsyncGenerator[dict[str, Any], None]:
@@ -49,19 +44,36 @@ class Job:
             for event in self.events[index:]:
                 index += 1
                 yield event
-            if self.is_over and index >= len(self.events):
+            if self._is_over and index >= len(self.events):
                 return
             if news is self._news:
                 await news.wait()
+
+    def answer(self, after: int = -1) -> EventStream:
+        """Return the answer that follows. What cuts it short leaves the response alone."""
+        return EventStream(
+            self.follow(after), named=True, farewell=lambda error: lost_event(len(self.events), error_body(error))
+        )
 
     def _wake(self) -> None:
         news, self._news = self._news, asyncio.Event()
         news.set()
 
 
-def stream_of(job: Job, after: int = -1) -> EventStream:
-    """Return the answer that follows a job. What cuts it short leaves the job alone."""
-    return EventStream(job.follow(after), named=True, farewell=lambda error: job.run.lost(error_body(error)))
+class Job:
+    """One response on its way, with its stream, where it has one."""
+
+    def __init__(self, run: ResponseRun, stream: Stream | None) -> None:
+        self.run = run
+        self.stream = stream
+        self.is_cancelled = False
+        self.work: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[None] | None = None
+
+    def tell(self, event: dict[str, Any]) -> None:
+        """Go on with the stream."""
+        if self.stream is not None:
+            self.stream.tell(event)
 
 
 class BackgroundJobs:
@@ -74,7 +86,7 @@ class BackgroundJobs:
         self._limit = limit
         self._logger = logger
         self._running: dict[tuple[str, str], Job] = {}
-        self._ended: dict[tuple[str, str], Job] = {}
+        self._ended: dict[tuple[str, str], Stream] = {}
         self._n_beginning = 0
         self._is_closing = False
 
@@ -102,11 +114,10 @@ class BackgroundJobs:
         """Return a job that is not over."""
         return self._running.get((owner, response_id))
 
-    def stream_of(self, owner: str, response_id: str) -> Job | None:
-        """Return a job, running or just over, whose stream can be followed."""
-        key = owner, response_id
-        job = self._running.get(key) or self._ended.get(key)
-        return job if job is not None and job.has_stream else None
+    def stream_of(self, owner: str, response_id: str) -> Stream | None:
+        """Return the stream of a job that runs, or is just over."""
+        job = self.running(owner, response_id)
+        return job.stream if job is not None else self._ended.get((owner, response_id))
 
     def start(
         self,
@@ -118,7 +129,7 @@ class BackgroundJobs:
         has_stream: bool,
     ) -> Job:
         """Begin to write a response. ``settle`` keeps the body of one that did not come to its end."""
-        job = Job(run, has_stream=has_stream)
+        job = Job(run, Stream() if has_stream else None)
         key = owner, run.head.id
         self._running[key] = job
         job.work = asyncio.create_task(self._write(job, generation), name=f"write {run.head.id}")
@@ -144,7 +155,8 @@ class BackgroundJobs:
 
     async def _end(self, job: Job) -> Body:
         if job.work is not None and job.task is not None:
-            job.work.cancel()
+            if not job.run.is_ending:
+                job.work.cancel()
             await asyncio.wait([job.task])
         return job.run.body
 
@@ -163,11 +175,16 @@ class BackgroundJobs:
             self._log(job)
         finally:
             del self._running[key]
-            if job.has_stream:
-                self._ended[key] = job
-                while len(self._ended) > _KEPT_STREAMS:
-                    del self._ended[next(iter(self._ended))]
-            job.end()
+            if job.stream is not None:
+                job.stream.end()
+                self._remember(key, job.stream)
+
+    def _remember(self, key: tuple[str, str], stream: Stream) -> None:
+        """Keep a stream that ended, and of the others as many as there is room for, but this one always."""
+        self._ended[key] = stream
+        n_events = sum(len(one.events) for one in self._ended.values())
+        while len(self._ended) > _KEPT_STREAMS or (len(self._ended) > 1 and n_events > _KEPT_EVENTS):
+            n_events -= len(self._ended.pop(next(iter(self._ended))).events)
 
     def _last_event(self, job: Job, work: asyncio.Task[None]) -> dict[str, Any] | None:
         """Return how a job's stream ends, None when it has told so itself."""

@@ -17,7 +17,6 @@ from localllm.openai.responses import (
 
 from .book import StoredResponse
 from .desk import Desk, Shelf
-from .jobs import stream_of
 
 
 class StoredEndpoints:
@@ -72,15 +71,15 @@ class StoredEndpoints:
 
     async def _follow(self, request: Request, shelf: Shelf, response_id: str) -> Response:
         after = _starting_after(request)
-        job = self._desk.jobs.stream_of(shelf.owner, response_id)
-        if job is None:
+        stream = self._desk.jobs.stream_of(shelf.owner, response_id)
+        if stream is None:
             await self._find(shelf, response_id)
             message = (
                 f"Response {response_id!r} has no stream any more, or never had one: only those created with stream "
                 "and background true have, for some time. Fetch it without stream."
             )
             raise InvalidRequestError(message, param="stream")
-        return stream_of(job, after)
+        return stream.answer(after)
 
     async def _now(self, shelf: Shelf, response_id: str) -> Body:
         """Return a response as it is now."""

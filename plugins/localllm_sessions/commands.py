@@ -20,9 +20,13 @@ def backup(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write; it must not be there yet.")],
 ) -> None:
     """Write a sound copy of all conversations into FILE, while the server runs or not."""
+    path = database_path(context.obj)
     try:
-        n_bytes = back_up(database_path(context.obj), file.absolute())
+        n_bytes = back_up(path, file.absolute())
     except StoreStartError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
-    typer.echo(f"{file}: {n_bytes} bytes. To restore it, stop the server and put it in the place of its sessions.db.")
+    typer.echo(
+        f"{file}: {n_bytes} bytes. To restore it, stop the server, move {path}-wal and {path.name}-shm away "
+        f"if they are there, and put it in the place of {path.name}."
+    )

@@ -61,6 +61,7 @@ class _Plan:
     rounds: list[Round]  # those that are kept
     n_omitted: int = 0
     summary: str = ""
+    tells_summary: bool = True  # False where there is no room for it in this prompt
     spent: Usage = field(default_factory=lambda: Usage(0, 0))  # for the summary
 
 
@@ -175,14 +176,22 @@ class Conversation:
         async def count(n_dropped: int) -> int:
             return await count_tokens(client, self._prompt(prompt, plan, rounds[n_far + n_dropped :]))
 
+        if not n_far and not self._may_overflow(plan, prompt, limit):
+            return
         n_dropped = n_far
-        if rounds[n_far:] and (n_far or self._may_overflow(plan, prompt, limit)):
+        if rounds[n_far:]:
             n_dropped += await count_dropped(n_droppable - n_far, limit, count)
         plan.rounds = rounds[n_dropped:]
-        if n_dropped and self._overflow == "summary":
-            gone = [one.message for part in rounds[:n_dropped] for one in part.messages]
+        gone = [one.message for part in rounds[:n_dropped] for one in part.messages]
+        if gone and self._overflow == "summary":
+            plan.tells_summary = False
+            if await count(n_dropped - n_far) >= length:
+                return  # what is new is too long by itself, and is refused
             summary = await sum_up(client, plan.summary, gone, generate.adapters)
             plan.summary, plan.spent = summary.text or plan.summary, summary.usage
+        if plan.summary:
+            plan.tells_summary = True
+            plan.tells_summary = await count(n_dropped - n_far) <= limit
 
     def _may_overflow(self, plan: _Plan, prompt: ChatPrompt, limit: int) -> bool:
         """Say whether tokens have to be counted: not when even one token for each new byte would fit."""
@@ -197,7 +206,7 @@ class Conversation:
 
     def _prompt(self, prompt: ChatPrompt, plan: _Plan, rounds: Sequence[Round]) -> ChatPrompt:
         instructions = plan.instructions if says_anything(plan.instructions) else self._usual_instructions()
-        if plan.summary:
+        if plan.summary and plan.tells_summary:
             instructions = _with_summary(instructions, plan.summary)
         history = [without_marks(one.message) for part in rounds for one in part.messages]
         return replace(prompt, messages=(*instructions, *history, *plan.new))
@@ -211,7 +220,7 @@ class Conversation:
             "new_messages": len(plan.new),
             "omitted_messages": plan.n_omitted,
             "omitted_turns": (last if kept is None else kept) if plan.n_omitted else 0,
-            "summary": bool(plan.summary),
+            "summary": bool(plan.summary) and plan.tells_summary,
         }
         return {"session_id": self._session.id, "session": told}
 

@@ -47,7 +47,9 @@ class SessionInterceptor:
         if wish.id is None or wish.id == NEW:
             now = time.time()
             session = Session(new_session_id(), asked.owner, now, now)
-            return self._conversation(store, asked, session, _nothing, is_new=True)
+            # A stream tells the id at once: who goes on with it has to wait until there is something to go on with.
+            release = await self.order.take((asked.owner, session.id))
+            return self._conversation(store, asked, session, release, is_new=True)
         check_id(wish.id, wish.param)
         release = await self.order.take((asked.owner, wish.id))
         try:
@@ -92,7 +94,3 @@ def _check(asked: Asked) -> None:
     if prompt.continue_final_message:
         message = f"continue_final_message is not supported with {param}: answers are kept as whole messages."
         raise UnsupportedFeatureError(message, param="continue_final_message")
-
-
-def _nothing() -> None:
-    """Nobody else can know a session that is only about to begin."""

@@ -9,8 +9,11 @@ from typing import Final
 from localllm import Session, SessionStore, StoredMessage
 
 from .history import INSTRUCTION_ROLES, REPLACES, Message, count_known, has_answers
+from .window import MAX_MESSAGES
 
 _PAGE: Final = 256
+_MAX_READ: Final = 2 * MAX_MESSAGES
+"""More than a prompt may have, so that the window moves many messages at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +31,10 @@ class Log:
 
 
 async def read_log(store: SessionStore, session: Session, max_bytes: int) -> Log:
-    """Read the end of a session, at most so many bytes of it. Raises what the store raises."""
+    """Read the end of a session, at most so many bytes of it, and messages. Raises what the store raises."""
     if not session.n_messages:
         return Log(session, (), ())
-    found = await store.recent(session.owner, session.id, max_bytes=max_bytes)
+    found = await store.recent(session.owner, session.id, max_bytes=max_bytes, max_messages=_MAX_READ)
     n_leading = 0
     for one in found:
         if one.index != n_leading or one.message["role"] not in INSTRUCTION_ROLES:

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Final
+
+from localllm import OverloadedError
+
+MAX_WAITING: Final = 64
+"""Turns that may wait for one session. They don't stand in any model's queue yet, which is bounded by itself."""
 
 Key = tuple[str, str]
 """Owner and id: nobody waits for somebody else's session."""
@@ -24,13 +30,19 @@ class TurnOrder:
         self._queues: dict[Key, _Queue] = {}
 
     @property
-    def n_in_use(self) -> int:
-        """How many sessions are held or waited for."""
-        return len(self._queues)
+    def in_use(self) -> Collection[Key]:
+        """The sessions that are held or waited for."""
+        return self._queues.keys()
 
     async def take(self, key: Key) -> Callable[[], None]:
-        """Wait until it is this turn's turn, and return what must be called, once, when it is over."""
+        """Wait until it is this turn's turn, and return what must be called, once, when it is over.
+
+        Raises ``OverloadedError`` where enough of them wait already.
+        """
         queue = self._queues.setdefault(key, _Queue())
+        if queue.n_users > MAX_WAITING:  # one of them does not wait any more
+            message = f"{MAX_WAITING} requests wait for this session already. Ask again when it has answered some."
+            raise OverloadedError(message)
         queue.n_users += 1
         try:
             await queue.lock.acquire()

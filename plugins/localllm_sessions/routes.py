@@ -11,6 +11,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from localllm import (
+    LocalLLMError,
     PluginContext,
     RegisterRoute,
     Session,
@@ -58,6 +59,7 @@ class SessionEndpoints:
 
     def __init__(self, context: PluginContext) -> None:
         self._context = context
+        self._settings: SessionsSettings = context.config
 
     async def list(self, request: Request) -> Response:
         """Answer one page of the caller's sessions, the one that was used last first."""
@@ -120,7 +122,13 @@ class SessionEndpoints:
         """Take in what an export gave, as a session of the caller's with an id of its own."""
         check_content_type(request.headers.get("content-type"), IMPORT_MEDIA)
         taken = Import()
-        await taken.read(request)
+        try:
+            await taken.read(request)
+        except LocalLLMError as error:
+            if error.code == "request_too_large":  # the server names its own setting, which doesn't count here
+                limit = self._settings.max_import_bytes
+                error.message = f"An import may have {limit} bytes; raise plugin.sessions.max_import_bytes for more."
+            raise
         return _json(session_object(await taken.create(self._store, caller_of(request))), status=201)
 
     @property

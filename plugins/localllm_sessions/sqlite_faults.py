@@ -86,8 +86,8 @@ def recovery_advice(path: Path) -> str:
     """Return the sentence that says how to get on with a damaged file."""
     return (
         f"Nothing was changed. Put a backup in its place, or rescue what can be read: "
-        f"sqlite3 '{path}' .recover | sqlite3 '{path}.recovered', then move {path.name}.recovered to {path.name} "
-        f"(and {path.name}-wal away)."
+        f"sqlite3 '{path}' .recover > '{path}.sql' && sqlite3 '{path}.recovered' < '{path}.sql', "
+        f"then move {path.name}.recovered to {path.name} (and {path.name}-wal away)."
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from localllm import (
@@ -19,7 +19,7 @@ from localllm import (
 )
 
 from .sqlite_faults import broken
-from .sqlite_text import bounded, checksum_of, is_storable, read_checked, read_text, to_text
+from .sqlite_text import LARGEST_INTEGER, bounded, checksum_of, is_storable, read_checked, read_text, to_text
 
 _LEADING_ROLES = ("system", "developer")
 
@@ -66,8 +66,8 @@ def create_session(connection: sqlite3.Connection, new: NewSession, now: float) 
             *(new.model, title, metadata, state),
         ),
     )
-    for turn in new.turns:
-        _add_turn(connection, _find(connection, new.owner, new.id), turn, now)
+    if new.turns:
+        _add_turns(connection, _find(connection, new.owner, new.id), new.turns, now)
     return get_session(connection, new.owner, new.id)
 
 
@@ -116,7 +116,7 @@ def append_turn(
             "was added, and send the request again."
         )
         raise SessionConflictError(message)
-    _add_turn(connection, row, turn, now)
+    _add_turns(connection, row, (turn,), now)
     connection.execute(
         "UPDATE sessions SET last_use = ? WHERE owner = ? AND id = ?",
         (_next_use(connection, owner), owner, session_id),
@@ -132,39 +132,43 @@ def read_messages(
     return _messages(connection, owner, session_id, min(start, n_messages), min(start + limit, n_messages))
 
 
-def read_recent(connection: sqlite3.Connection, owner: str, session_id: str, max_bytes: int) -> list[StoredMessage]:
+def read_recent(
+    connection: sqlite3.Connection, owner: str, session_id: str, max_bytes: int, max_messages: int | None = None
+) -> list[StoredMessage]:
     """Return the leading instructions and the last whole turns that fit, at least one.
 
     Reads backwards, and bodies only of what is returned: what lies further back costs nothing.
     """
     row = _find(connection, owner, session_id)
-    first = _first_that_fits(connection, owner, session_id, max_bytes)
+    first = _first_that_fits(connection, owner, session_id, max_bytes, max_messages)
     if first is None:
         return []
     leading = _messages(connection, owner, session_id, 0, min(row.n_leading, first))
     return leading + _messages(connection, owner, session_id, first, row.session.n_messages)
 
 
-def _first_that_fits(connection: sqlite3.Connection, owner: str, session_id: str, max_bytes: int) -> int | None:
+def _first_that_fits(
+    connection: sqlite3.Connection, owner: str, session_id: str, max_bytes: int, max_messages: int | None
+) -> int | None:
     """Return the number of the first message of the last whole turns that fit; None when there is no message."""
     statement = "SELECT number, turn, n_bytes FROM messages WHERE owner = ? AND session_id = ? ORDER BY number DESC"
     with closing(connection.execute(statement, (owner, session_id))) as backwards:
-        return _walk_back(backwards, max_bytes)
+        return _walk_back(backwards, max_bytes, LARGEST_INTEGER if max_messages is None else max_messages)
 
 
-def _walk_back(backwards: Iterable[tuple[int, int, int]], max_bytes: int) -> int | None:
+def _walk_back(backwards: Iterable[tuple[int, int, int]], max_bytes: int, max_messages: int) -> int | None:
     """Return what :func:`_first_that_fits` does, of number, turn and size of messages from the last one on."""
     first: int | None = None  # where the turns begin that fit for certain
     reading: tuple[int, int] | None = None  # the turn being read, and where it begins as far as it is known
     taken = 0
-    for number, turn, n_bytes in backwards:
+    for n_read, (number, turn, n_bytes) in enumerate(backwards):
         if reading is not None and turn != reading[0]:
             first = reading[1]
-            if taken > max_bytes:
+            if taken > max_bytes or n_read > max_messages:
                 return first
         taken += n_bytes
         reading = (turn, number)
-        if taken > max_bytes and first is not None:
+        if first is not None and (taken > max_bytes or n_read >= max_messages):
             return first
     return first if reading is None else reading[1]
 
@@ -188,36 +192,58 @@ def _messages(connection: sqlite3.Connection, owner: str, session_id: str, start
     return messages
 
 
-def _add_turn(connection: sqlite3.Connection, row: _Row, turn: Turn, now: float) -> None:
-    session = row.session
-    bodies = [to_text(dict(message)) for message in turn.messages]
+def _add_turns(connection: sqlite3.Connection, row: _Row, turns: Iterable[Turn], now: float) -> None:
+    """Append turns. However many there are, the session is written once: nobody else writes meanwhile."""
+    columns: list[tuple[Any, ...]] = []
+    for turn in turns:
+        bodies = [to_text(dict(message)) for message in turn.messages]
+        sizes = [len(body.encode()) for body in bodies]
+        first, number_of_turn, session_id = row.session.n_messages, row.n_turns, row.session.id
+        columns += [
+            (
+                *(row.session.owner, session_id, number, number_of_turn, now, size),
+                *(checksum_of(body, session_id, number, number_of_turn), body),
+            )
+            for number, (body, size) in enumerate(zip(bodies, sizes, strict=True), first)
+        ]
+        row = _with_turn(row, turn, sum(sizes))
     connection.executemany(
         "INSERT INTO messages (owner, session_id, number, turn, created_at, n_bytes, checksum, body) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        [
-            (
-                *(session.owner, session.id, number, row.n_turns, now),
-                *(len(body.encode()), checksum_of(body, session.id, number, row.n_turns), body),
-            )
-            for number, body in enumerate(bodies, session.n_messages)
-        ],
+        columns,
     )
-    state = to_text(session.state if turn.state is None else dict(turn.state))
-    n_message_bytes = row.n_message_bytes + _n_bytes(*bodies)
-    title = to_text(session.title or turn.title)
-    own_bytes = _n_bytes(title, to_text(session.metadata), state)
-    usage = session.usage + turn.usage
+    session, usage = row.session, row.session.usage
+    title, state = to_text(session.title), to_text(dict(session.state))
+    n_bytes = row.n_message_bytes + _n_bytes(title, to_text(session.metadata), state)
     connection.execute(
         "UPDATE sessions SET used_at = ?, n_messages = ?, n_turns = ?, n_leading = ?, n_message_bytes = ?, "
         "n_bytes = ?, prompt_tokens = ?, completion_tokens = ?, cached_tokens = ?, reasoning_tokens = ?, "
         "context_tokens = ?, model = ?, title = ?, state = ? WHERE owner = ? AND id = ?",
         (
-            *(now, session.n_messages + len(bodies), row.n_turns + bool(bodies), _n_leading(row, turn.messages)),
-            *(n_message_bytes, n_message_bytes + own_bytes),
+            *(now, session.n_messages, row.n_turns, row.n_leading, row.n_message_bytes, n_bytes),
             *(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.reasoning_tokens),
-            *(turn.context_tokens or session.context_tokens, session.model if turn.model is None else turn.model),
-            *(title, state, session.owner, session.id),
+            *(session.context_tokens, session.model, title, state, session.owner, session.id),
         ),
+    )
+
+
+def _with_turn(row: _Row, turn: Turn, n_bytes: int) -> _Row:
+    """Return a session as it is with one more turn, whose messages take so many bytes."""
+    session, n_added = row.session, len(turn.messages)
+    return replace(
+        row,
+        session=replace(
+            session,
+            n_messages=session.n_messages + n_added,
+            usage=session.usage + turn.usage,
+            context_tokens=turn.context_tokens or session.context_tokens,
+            model=session.model if turn.model is None else turn.model,
+            title=session.title or turn.title,
+            state=session.state if turn.state is None else turn.state,
+        ),
+        n_turns=row.n_turns + bool(n_added),
+        n_leading=_n_leading(row, turn.messages),
+        n_message_bytes=row.n_message_bytes + n_bytes,
     )
 
 

@@ -116,9 +116,13 @@ class SqliteStore:
             lambda connection: sessions_table.read_messages(connection, owner, session_id, limit=limit, start=start)
         )
 
-    async def recent(self, owner: str, session_id: str, *, max_bytes: int) -> Sequence[StoredMessage]:
+    async def recent(
+        self, owner: str, session_id: str, *, max_bytes: int, max_messages: int | None = None
+    ) -> Sequence[StoredMessage]:
         """Return the last whole turns that fit, behind the instructions that the session begins with."""
-        return await self._read(lambda connection: sessions_table.read_recent(connection, owner, session_id, max_bytes))
+        return await self._read(
+            lambda connection: sessions_table.read_recent(connection, owner, session_id, max_bytes, max_messages)
+        )
 
     async def append(self, owner: str, session_id: str, turn: Turn, *, after: int) -> Session:
         """Append one turn behind the first ``after`` messages."""

@@ -10,7 +10,15 @@ from typing import Any, Final
 import orjson
 from starlette.requests import Request
 
-from localllm import InvalidRequestError, Session, SessionStore, StoredMessage, Turn, read_json_object
+from localllm import (
+    InvalidRequestError,
+    Session,
+    SessionStore,
+    StoredMessage,
+    Turn,
+    UnsupportedFeatureError,
+    read_json_object,
+)
 from localllm.openai import NewSessionRequest, parse_new_session, parse_session_message
 
 from .history import INSTRUCTION_ROLES, REPLACES, Message, replacing_instructions
@@ -70,7 +78,10 @@ def _remembering(turns: Sequence[Sequence[Message]], state: Mapping[str, Any] | 
 
 
 class Import:
-    """Takes in the lines of an export, and has the session in the end. Raises ``InvalidRequestError`` for bad ones."""
+    """Takes in the lines of an export, and has the session in the end.
+
+    Raises ``InvalidRequestError`` for bad ones, and ``UnsupportedFeatureError`` for messages of more than text.
+    """
 
     def __init__(self) -> None:
         self._n_lines = 0
@@ -130,9 +141,9 @@ class Import:
                 self._begin(value)
             else:
                 self._add(value)
-        except InvalidRequestError as error:
+        except (InvalidRequestError, UnsupportedFeatureError) as error:
             message = f"Line {self._n_lines}: {error.message}"
-            raise InvalidRequestError(message, param=error.param) from None
+            raise type(error)(message, param=error.param) from None
 
     def _begin(self, line: Mapping[str, Any]) -> None:
         if line.get("object") != "session.export" or line.get("format") != _FORMAT:

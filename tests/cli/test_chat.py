@@ -23,8 +23,6 @@ from localllm.cli.conversation import Conversation, ConversationError
 from tests.cli.kit import chat
 from tests.stub_server import Stub
 
-ROOT = Path(__file__).parents[2]
-
 
 def said(stub: Stub, index: int = -1) -> list[str]:
     return [message["content"] for message in stub.bodies[index]["messages"]]

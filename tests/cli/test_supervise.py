@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from localllm.cli.supervise import snapshot, source_folders
-from tests.process.harness import ends_within
+from tests.processes import ends_within
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "[server]\nport = 0\nshutdown_seconds = 1\n[plugins]\nenabled = []\n"

@@ -45,7 +45,6 @@ class EngineSection:
 
 
 ENGINE = BackendSpec("engine", frozenset({Mode.GENERATE}), factory="x:y", settings=EngineSection)
-LONG_TAG = "x" * 65
 PLAIN = BackendSpec("plain", frozenset({Mode.GENERATE}), factory="x:y")
 
 

@@ -71,10 +71,9 @@ def vectors_of(events: Sequence[WorkerEvent]) -> dict[int, bytes]:
     found: dict[int, bytes] = {}
     for event in events:
         if isinstance(event, Pooled):
-            size = len(event.data) // len(event.indices)
-            for position, index in enumerate(event.indices):
+            for index, data in event.vectors():
                 assert index not in found, "answered twice"
-                found[index] = event.data[position * size : (position + 1) * size]
+                found[index] = data
     return found
 
 

@@ -70,6 +70,13 @@ def test_a_result_without_an_id_answers_the_first_call_that_is_not_answered() ->
     assert "name" not in extra
 
 
+def test_a_result_without_an_id_answers_the_call_of_the_function_that_it_names() -> None:
+    results = [{"role": "tool", "name": name, "content": name} for name in ("g", "other", "f", "g")]
+    found = plain(assistant(call("f", id="a"), call("g", id="b"), call("g", id="c")), *results)[1:]
+    assert [result["tool_call_id"] for result in found] == ["b", "a", "c", "call_5"]
+    assert [result["name"] for result in found] == ["g", "other", "f", "g"]
+
+
 @pytest.mark.parametrize(("sent", "read"), [(7, "7"), (-1, "-1"), (1.5, "1.5"), ("7", "7"), (2**62, str(2**62))])
 def test_ids_may_be_numbers(sent: Any, read: str) -> None:
     made, result = plain(assistant(call("f", id=sent)), {"role": "tool", "tool_call_id": sent, "content": "x"})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import select
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -163,17 +162,3 @@ def exists(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return state != "Z"
-
-
-def ends_within(pid: int, seconds: float) -> bool:
-    """Wait for any process, not only a child, to end."""
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        return bool(poll.poll(seconds * 1000))
-    finally:
-        os.close(descriptor)

@@ -42,7 +42,6 @@ from tests.process.harness import (
 pytestmark = pytest.mark.process
 
 GENERATE = Mode.GENERATE
-SELF_TEST_STEPS = 3
 
 
 def test_a_model_is_loaded_on_first_use_answers_and_is_gone_after_close(run_both: Run, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from localllm.contract.wire import Hello
 from localllm.transport.codec import encode_to_worker
 from localllm.transport.framing import pack_frame, read_frame
 from localllm.transport.launch import PARENT_PID_VARIABLE, WORKER_ARGV
-from tests.process.harness import ends_within
+from tests.processes import ends_within
 
 pytestmark = pytest.mark.process
 

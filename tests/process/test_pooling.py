@@ -68,10 +68,9 @@ def vectors_of(events: Sequence[PoolEvent]) -> list[bytes]:
     found: dict[int, bytes] = {}
     for event in events:
         if isinstance(event, Pooled):
-            size = len(event.data) // len(event.indices)
-            for position, index in enumerate(event.indices):
+            for index, data in event.vectors():
                 assert index not in found, "answered twice"
-                found[index] = event.data[position * size : (position + 1) * size]
+                found[index] = data
     assert sorted(found) == list(range(len(found)))
     return [found[index] for index in range(len(found))]
 

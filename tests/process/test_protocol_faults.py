@@ -20,7 +20,6 @@ from tests.process.conftest import Run
 from tests.process.harness import (
     PATIENCE_SECONDS,
     ask,
-    ends_within,
     exists,
     first_chunk,
     read_all,
@@ -28,6 +27,7 @@ from tests.process.harness import (
     scripted_worker,
     text_of,
 )
+from tests.processes import ends_within
 
 pytestmark = pytest.mark.process
 

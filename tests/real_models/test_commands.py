@@ -14,7 +14,7 @@ from threading import Thread
 import httpx
 import pytest
 
-from tests.process.harness import ends_within
+from tests.processes import ends_within
 from tests.real_models.conftest import ROOT, RunningServer, running_server
 
 pytestmark = [pytest.mark.real_model, pytest.mark.process]
@@ -64,6 +64,9 @@ def test_models_are_loaded_listed_used_and_let_go(served: tuple[RunningServer, P
     assert (shown["id"], shown["state"]) == ("localllm-demo", "ready")
     assert shown["status"]["worker_pid"] > 0
     assert 0 < shown["status"]["expires_in_seconds"] <= 600
+    listed = json.loads(localllm(tmp_path, "models", "list", "--json", *url).stdout)["data"]
+    assert {model["id"]: (model["state"], model["default"]) for model in listed}["localllm-demo"] == ("ready", True)
+    assert "0 running, 0 waiting" in localllm(tmp_path, "models", "show", "localllm-demo", *url).stdout
     row = localllm(tmp_path, "models", "ps", *url).stdout.splitlines()[1].split()
     assert (row[0], row[-1]) == ("localllm-demo", str(shown["status"]["worker_pid"]))
     talk = localllm(tmp_path, "chat", *url, "--param", "temperature=0", text="What is the capital of France?\n")

@@ -15,8 +15,6 @@ from localllm import (
     Copy,
     Finished,
     InvalidRequestError,
-    LoadRequest,
-    Mode,
     Plan,
     Sampled,
     SamplingParams,
@@ -29,7 +27,8 @@ from localllm.testing.decoder_contract import CHECKS, Check
 from localllm.testing.tiny_model import write_tiny_llama, write_tiny_mamba, write_tiny_sliding
 from localllm_llama_cpp import loader
 from localllm_llama_cpp.gaps import GapRule
-from localllm_llama_cpp.loader import LlamaModel, load
+from localllm_llama_cpp.loader import LlamaModel
+from tests.loaded_models import loading
 from tests.real_models.tiny_kinds import EXACT
 
 pytestmark = pytest.mark.real_model
@@ -60,16 +59,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def load_kind(files: dict[str, Path]) -> Iterator[LoadKind]:
-    loaded: list[LlamaModel] = []
-
-    def load_with(kind: str, **settings: object) -> LlamaModel:
-        model = load(LoadRequest(kind, str(files[kind]), Mode.GENERATE, {**EXACT, **settings}))
-        loaded.append(model)
-        return model
-
-    yield load_with
-    for model in loaded:
-        model.close()
+    with loading() as load:
+        yield lambda kind, **settings: load(files[kind], **{**EXACT, **settings})
 
 
 def random_prompt(rng: random.Random, length: int) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from benchmarks import models
 from tests.real_models.conftest import RunningServer, running_server
 
 FULL = bool(os.environ.get("LOCALLLM_TEST_FULL"))
-SIZE, WARM_UP, ROUNDS = ("135m", 5, 20) if FULL else ("tiny", 3, 6)
+SIZE, WARM_UP, ROUNDS = ("135m", 5, 20) if FULL else ("tiny", 3, 20)
 MODEL = "localllm-demo"  # whatever lies there: servers of tests are configured with this name
 GROWTH_BYTES = 5 * 1024 * 1024
 

@@ -10,16 +10,15 @@ from typing import Any
 import pytest
 
 from localllm.contract.adapters import AdapterScale
-from localllm.contract.backend import LoadRequest
 from localllm.contract.errors import InvalidRequestError, UnsupportedFeatureError
 from localllm.contract.generation import Chunk, Finished, GenerateRequest, SamplingParams, TextPrompt
-from localllm.contract.model import Mode
 from localllm.contract.wire import Submit
 from localllm.engine.step_loop import StepLoop
 from localllm.testing.tiny_lora import merge_loras, write_tiny_lora
 from localllm.testing.tiny_model import write_tiny_llama
 from localllm.worker.intake import prepare
-from localllm_llama_cpp.loader import LlamaModel, load
+from localllm_llama_cpp.loader import LlamaModel
+from tests.loaded_models import loading
 from tests.real_models.tiny_kinds import EXACT
 
 pytestmark = pytest.mark.real_model
@@ -41,19 +40,14 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 @pytest.fixture
 def load_with(files: Files) -> Iterator[LoadWith]:
     """Load the model with both adapters, which count only where they are asked for."""
-    loaded: list[LlamaModel] = []
+    with loading() as load:
 
-    def load_file(path: Path | None = None, **settings: Any) -> LlamaModel:
-        lora = [{"path": str(files[name]), "scale": 0.0} for name in ("formal", "rude")]
-        settings = {**EXACT, "parallel": 4, **({"lora": lora} if path is None else {}), **settings}
-        model = load(LoadRequest("m", str(path or files["base"]), Mode.GENERATE, settings))
-        assert isinstance(model, LlamaModel)
-        loaded.append(model)
-        return model
+        def load_file(path: Path | None = None, **settings: Any) -> LlamaModel:
+            lora = [{"path": str(files[name]), "scale": 0.0} for name in ("formal", "rude")]
+            settings = {**EXACT, "parallel": 4, **({"lora": lora} if path is None else {}), **settings}
+            return load(path or files["base"], **settings)
 
-    yield load_file
-    for model in loaded:
-        model.close()
+        yield load_file
 
 
 def ask(*adapters: AdapterScale, usual: bool = False) -> GenerateRequest:

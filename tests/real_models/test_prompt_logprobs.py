@@ -17,8 +17,6 @@ from localllm import (
     ChoiceFinished,
     Finished,
     InfillPrompt,
-    LoadRequest,
-    Mode,
     PromptLogprobs,
     PromptToken,
     SamplingParams,
@@ -30,7 +28,8 @@ from localllm.engine.step_loop import PreparedRequest, StepLoop
 from localllm.testing.tiny_model import write_tiny_llama, write_tiny_mamba
 from localllm.worker.intake import prepare
 from localllm_llama_cpp.batch import Batch
-from localllm_llama_cpp.loader import LlamaModel, load
+from localllm_llama_cpp.loader import LlamaModel
+from tests.loaded_models import loading
 
 pytestmark = pytest.mark.real_model
 
@@ -99,19 +98,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"attention": write_tiny_llama(folder / "a.gguf"), "state": write_tiny_mamba(folder / "s.gguf")}
 
 
-@pytest.fixture
-def loading() -> Iterator[Any]:
-    loaded: list[LlamaModel] = []
-
-    def make(path: Path, **settings: object) -> LlamaModel:
-        model = load(LoadRequest("m", str(path), Mode.GENERATE, {"context_length": 512, **settings}))
-        assert isinstance(model, LlamaModel)
-        loaded.append(model)
-        return model
-
-    yield make
-    for model in loaded:
-        model.close()
+@pytest.fixture(name="loading")
+def loading_with_little_context() -> Iterator[Any]:
+    with loading() as load:
+        yield lambda path, **settings: load(path, **{"context_length": 512, **settings})
 
 
 def check(model: LlamaModel, tolerance: float) -> None:

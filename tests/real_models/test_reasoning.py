@@ -32,7 +32,6 @@ from tests.real_models.weather_kit import (
 pytestmark = [pytest.mark.real_model, pytest.mark.process]
 
 CLOSING_TOKENS = 4  # a line end, the marker and two line ends, as far as a budget may be exceeded
-NOT_THINKING: dict[str, Any] = {"enable_thinking": False}
 
 
 @pytest.fixture

@@ -14,8 +14,6 @@ from localllm import (
     Clear,
     Copy,
     Finished,
-    LoadRequest,
-    Mode,
     Plan,
     SamplingParams,
     SequenceKey,
@@ -29,7 +27,8 @@ from localllm.testing.decoder_contract import (
 )
 from localllm.testing.tiny_model import write_tiny_llama, write_tiny_mamba, write_tiny_sliding
 from localllm.worker.state_files import FolderStateFiles
-from localllm_llama_cpp.loader import LlamaModel, load
+from localllm_llama_cpp.loader import LlamaModel
+from tests.loaded_models import loading
 from tests.real_models.tiny_kinds import EXACT
 
 pytestmark = pytest.mark.real_model
@@ -71,16 +70,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def load_kind(files: dict[str, Path]) -> Iterator[Load]:
-    loaded: list[LlamaModel] = []
+    with loading() as load:
 
-    def load_with(kind: str, *, file: Path | None = None, **settings: Any) -> LlamaModel:
-        model = load(LoadRequest(kind, str(file or files[kind]), Mode.GENERATE, {**SETTINGS, **settings}))
-        loaded.append(model)
-        return model
+        def load_with(kind: str, *, file: Path | None = None, **settings: Any) -> LlamaModel:
+            return load(file or files[kind], **{**SETTINGS, **settings})
 
-    yield load_with
-    for model in loaded:
-        model.close()
+        yield load_with
 
 
 def random_tokens(seed: int, length: int) -> tuple[int, ...]:

@@ -29,6 +29,8 @@ def test_state_and_chat(seeds: RunningServer, tmp_path: Path) -> None:
     seen = browse(seeds, tmp_path)
     assert seen["asks"] is False
     assert seen["user"] == QUESTION
+    assert seen["asking"] == {"busy": "true", "focused": "text"}  # the button that is disabled would lose the focus
+    assert seen["busy"] == "false"
     assert "Paris" in seen["answer"]
     assert seen["models"] == ["localllm-demo", "localllm-demo-embed", "localllm-demo-rerank"]
     assert seen["keeps"] is True  # a list that is open stays open when the state is fetched again
@@ -43,4 +45,5 @@ def test_the_page_asks_for_the_key(tmp_path: Path) -> None:
     with running_server(tmp_path / "server", api_key=key) as server:
         seen = browse(server, tmp_path / "browser", key)
     assert seen["asks"] is True
+    assert seen["focused"] == "text"  # the form that is hidden would lose it
     assert "Paris" in seen["answer"]

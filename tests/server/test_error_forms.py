@@ -77,14 +77,21 @@ def ask(kit: Kit, path: str, *, method: str = "POST", **options: Any) -> httpx.R
         ("/api/echo", {"headers": {"host": "evil.example"}}, 403, "evil.example"),
         ("/api/echo", {"headers": {"origin": "https://evil.example"}}, 403, "origin"),
         ("/api/echo", {"headers": {"content-encoding": "gzip"}}, 415, "encoding"),
-        ("/api/echo", {"method": "GET"}, 405, "Method Not Allowed"),
-        ("/api/echo", {"method": "PUT"}, 405, "Method Not Allowed"),
+        ("/api/echo", {"method": "GET"}, 405, "/api/echo takes POST, not GET."),
+        ("/api/echo", {"method": "PUT"}, 405, "/api/echo takes POST, not PUT."),
     ],
 )
 def test_each_failure(form: str, path: str, options: Any, status: int, words: str) -> None:
     response = ask(kit_of(form), path, **options)
     assert response.status_code == status
     assert words in message_of(response, form)
+
+
+def test_a_path_that_is_none_says_where_clients_go() -> None:
+    message = message_of(ask(kit_of("openai"), "/v1/v1/chat/completions"), "openai")
+    assert message.startswith("There is no endpoint at /v1/v1/chat/completions:")
+    assert "base URL" in message
+    assert len(message_of(ask(kit_of("openai"), "/" + "x" * 5000), "openai")) < 400
 
 
 @pytest.mark.parametrize("form", FORMS)

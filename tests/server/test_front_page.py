@@ -255,6 +255,12 @@ def test_the_page_needs_nothing_but_itself() -> None:
     assert "https://" not in response.text
 
 
+def test_the_conversation_can_be_scrolled_by_keys_and_is_told_to_screen_readers() -> None:
+    text = page_of(make_kit()).text
+    assert '<div id="log" role="log" aria-label="Conversation" tabindex="0"></div>' in text
+    assert "<th></th>" not in text, "a column without a name"
+
+
 def test_names_cant_write_html() -> None:
     name = "<script>alert(1)</script>&\"'"
     kit = make_kit(plugins=FakePlugins(FakeHost(ModelSpec(name, "fake"))))

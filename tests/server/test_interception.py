@@ -29,7 +29,7 @@ from localllm.contract.generation import (
 from localllm.contract.interception import Answered, Asked, Interception, SessionWish
 from localllm.server.pipeline import stream_generation
 from localllm.server.record import RequestRecord, request_record
-from localllm.testing.app import ScriptedModels
+from localllm.testing.app import SCRIPTED_MODEL, ScriptedModels
 
 CHAT = GenerateRequest(ChatPrompt(({"role": "user", "content": "Hi"},)))
 
@@ -139,6 +139,25 @@ def test_parts_are_played_in_order_and_let_go_in_reverse() -> None:
     assert [message["content"] for message in request.prompt.messages] == ["b", "a", "Hi"]
     assert request.owner == "everybody"
     assert isinstance(scene.events[-1], Finished)
+
+
+def test_the_model_that_was_seen_answers_though_the_default_changes_meanwhile() -> None:
+    class Models(ScriptedModels):
+        def acquire(self, name: str | None, *args: Any, **options: Any) -> Any:
+            acquired.append(self.resolve(name, *args).id)
+            return super().acquire(name, *args, **options)
+
+    class Reload(Watcher):
+        async def before(self, asked: Asked) -> Interception | None:
+            scene.models.specs.reverse()
+            return await super().before(asked)
+
+    acquired: list[str] = []
+    watcher = Reload("a", [])
+    scene = Scene(watcher)
+    scene.models = scene.context.models = Models([SCRIPTED_MODEL, replace(SCRIPTED_MODEL, id="later", aliases=())])
+    asyncio.run(scene.generate())
+    assert [asked.model.id for asked in watcher.asked] == acquired == [SCRIPTED_MODEL.id] == [scene.record.model]
 
 
 def test_nobody_interested_changes_nothing() -> None:

@@ -198,7 +198,14 @@ PAIRS = PoolRequest((PairPrompt("q", "d"),))
         (SCORES, TEXTS, ModelUnsupportedError, "scores pairs of texts"),
         (VECTORS, PAIRS, ModelUnsupportedError, "no classification head"),
         (None, TEXTS, ModelUnsupportedError, "tells nothing"),
-        (VECTORS, PoolRequest(TEXTS.inputs, dimensions=3), InvalidRequestError, "at most 2"),
+        (
+            VECTORS,
+            PoolRequest(TEXTS.inputs, dimensions=3),
+            InvalidRequestError,
+            "'m' gives vectors of 1 to 2 dimensions",
+        ),
+        (VECTORS, PoolRequest(()), InvalidRequestError, "no input"),
+        (VECTORS, PoolRequest((*TEXTS.inputs, *PAIRS.inputs)), ModelUnsupportedError, "Model 'm' gives vectors"),
     ],
 )
 def test_what_the_model_does_not_give_is_refused_before_it_is_asked(

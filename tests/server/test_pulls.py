@@ -362,8 +362,36 @@ def test_the_catalogue_in_force_is_told_before_anybody_hears_of_the_end(tmp_path
             here.host.reconfigure(here.pulls._options, here.disk.catalog.look, wait=True)
             gate.opened.set()
             async for progress in pull.follow():
-                known = [model["id"] for model in (await here.ask("GET", "/v1/models")).json()["data"]]
-                assert known == (["tiny"] if progress.status.is_final else [])
+                known = {model["id"]: model["state"] for model in (await here.ask("GET", "/v1/models")).json()["data"]}
+                assert known == {"tiny": "unloaded" if progress.status.is_final else "downloading"}
+
+    run(scenario())
+
+
+def test_a_model_that_a_client_pulls_is_listed_with_how_far_it_is(tmp_path: Path, server: FileServer) -> None:
+    async def scenario() -> None:
+        gate = Gate(DATA, 20_000)
+        server.routes |= {"/tiny.gguf": gate, "/gone.gguf": status(404)}
+        async with site(tmp_path) as here:
+            lost = here.pulls.start(f"test:{server.origin}/gone.gguf", model_id="lost")
+            pull = here.pulls.start(f"test:{server.origin}/tiny.gguf", model_id="small", kind=ModelKind.EMBEDDING)
+            async for _ in lost.follow():
+                pass
+            async for progress in pull.follow():
+                if progress.completed_bytes:
+                    break
+            body = (await here.ask("GET", "/v1/models")).json()
+            assert body["models"] == [], "Ollama's clients are shown what is there"
+            [listed] = body["data"]
+            assert (listed["id"], listed["type"], listed["loaded"]) == ("small", "embedding", False)
+            assert (listed["state"], listed["status"]["value"]) == ("downloading", "downloading")
+            assert (listed["status"]["progress"]["id"], listed["status"]["progress"]["total"]) == (pull.id, len(DATA))
+            assert (await here.ask("GET", "/v1/models/Small.gguf")).json()["state"] == "downloading"
+            gate.opened.set()
+            await pull.wait()
+            here.pulls.start(pull.job.source, model_id="small", kind=ModelKind.EMBEDDING)
+            states = [(model["id"], model["state"]) for model in (await here.ask("GET", "/v1/models")).json()["data"]]
+            assert states == [("small", "unloaded")], "it is there, and may be renewed"
 
     run(scenario())
 

@@ -73,18 +73,12 @@ def test_steps_are_merged_in_order_while_the_pipe_is_full() -> None:
     assert [item for batch in pipe.batches for item in batch.events] == [event(number) for number in range(6)]
 
 
-def test_a_step_loop_waits_when_too_much_is_unread() -> None:
-    pipe = Pipe()
-    outbox = Outbox(pipe.write, max_waiting=4)
-    pipe.open.clear()
-    start(outbox)
-    outbox.put([event(0)])
-    assert pipe.entered.wait(10)
-    outbox.put([event(number) for number in range(4)])
+def check_a_step_waits(outbox: Outbox, pipe: Pipe, last: tuple[str, Chunk | Pooled]) -> None:
+    """Put one event more while the pipe is full, and see that this returns only when it is read."""
     done = threading.Event()
 
     def step() -> None:
-        outbox.put([event(9)])
+        outbox.put([last])
         done.set()
 
     stepping = threading.Thread(target=step)
@@ -94,6 +88,17 @@ def test_a_step_loop_waits_when_too_much_is_unread() -> None:
     pipe.open.set()
     assert done.wait(10)
     assert outbox.flush(10)
+
+
+def test_a_step_loop_waits_when_too_much_is_unread() -> None:
+    pipe = Pipe()
+    outbox = Outbox(pipe.write, max_waiting=4)
+    pipe.open.clear()
+    start(outbox)
+    outbox.put([event(0)])
+    assert pipe.entered.wait(10)
+    outbox.put([event(number) for number in range(4)])
+    check_a_step_waits(outbox, pipe, event(9))
     assert sum(len(batch.events) for batch in pipe.batches) == 6
 
 
@@ -178,19 +183,7 @@ def test_a_step_loop_waits_when_too_many_vectors_are_unread() -> None:
     outbox.put([vectors(4)])
     assert pipe.entered.wait(10)
     outbox.put([vectors(5_000)])
-    done = threading.Event()
-
-    def step() -> None:
-        outbox.put([vectors(8)])
-        done.set()
-
-    stepping = threading.Thread(target=step)
-    stepping.start()
-    stepping.join(0.2)
-    assert not done.is_set(), "it went on"
-    pipe.open.set()
-    assert done.wait(10)
-    assert outbox.flush(10)
+    check_a_step_waits(outbox, pipe, vectors(8))
     assert [len(pooled.data) for batch in pipe.batches for _, pooled in batch.events if isinstance(pooled, Pooled)] == [
         4,
         5_000,

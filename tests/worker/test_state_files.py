@@ -156,6 +156,26 @@ def test_what_was_written_just_now_does_not_give_way_to_what_is_older(tmp_path: 
     assert _first_tokens(tmp_path / "states", saving) == {100, 200}
 
 
+def test_a_state_larger_than_all_files_may_be_costs_no_other_its_file(tmp_path: Path) -> None:
+    folder = tmp_path / "states"
+    saving = StateSaving(0, 8, disk_bytes=3 * _file_bytes(tmp_path), identity=SAVING.identity)
+    FolderStateFiles(folder, saving).write(talk(100), STATE, on_time)
+    files = FolderStateFiles(folder, saving)
+    assert files.write(talk(200), STATE * 4, on_time), "others may well be smaller"
+    assert files.write(talk(300), STATE, on_time)
+    assert _first_tokens(folder, saving) == {100, 300}
+
+
+def test_nothing_gives_way_to_what_has_no_room_all_the_same(tmp_path: Path) -> None:
+    folder = tmp_path / "states"
+    saving = StateSaving(0, 8, disk_bytes=3 * _file_bytes(tmp_path), identity=SAVING.identity)
+    FolderStateFiles(folder, saving).write(talk(100), STATE, on_time)
+    files = FolderStateFiles(folder, saving)
+    assert files.write(talk(200), STATE, on_time)
+    assert not files.write(talk(300), STATE * 3, on_time), "what was just written stays, and leaves too little"
+    assert _first_tokens(folder, saving) == {100, 200}
+
+
 def test_a_conversation_that_went_on_replaces_what_it_was(tmp_path: Path) -> None:
     files = FolderStateFiles(tmp_path, SAVING)
     files.write(talk(0, 40), STATE, on_time)

@@ -24,6 +24,11 @@ _USER_AGENT = "localllm"
 Connect = Callable[[tuple[str, int], float], socket.socket]
 """Opens a socket to an IP address and port within so many seconds. Raises ``OSError``."""
 
+_NO_TLS_OF_OURS = frozenset(
+    {"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION"}
+)
+"""OpenSSL's words for what talks plain HTTP there, or a TLS that is too old: the next try would meet the same."""
+
 
 class TransferBrokenError(Exception):
     """A connection failed in a way that may be gone at the next try."""
@@ -124,6 +129,11 @@ class Dialer:
             connection.close()
             if isinstance(error, ssl.SSLCertVerificationError):
                 message = f"The certificate of {address.host} is not valid: {error.verify_message}."
+                raise PullError(message) from None
+            if isinstance(error, ssl.SSLError) and error.reason in _NO_TLS_OF_OURS:
+                message = (
+                    f"{address.authority} does not speak HTTPS as we do: {error.reason.replace('_', ' ').lower()}."
+                )
                 raise PullError(message) from None
             if isinstance(error, ValueError) and not isinstance(
                 error, OSError

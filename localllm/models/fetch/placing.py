@@ -75,8 +75,8 @@ def find_existing(job: PullJob, resolution: Resolution, plan: Plan, store: Store
 
     Raises ``InvalidRequestError`` when its name belongs to something that came from elsewhere.
     """
-    before = store.find(job.source)
-    if before is not None and before.model_id == plan.model_id and is_in_place(before):
+    before = _version_before(job, plan, store)
+    if before is not None and is_in_place(before):
         if job.kind not in (None, before.kind):
             message = f"{plan.model_id!r} is there already, as {before.kind.value}; remove it before you fetch it anew."
             raise InvalidRequestError(message, param="kind")
@@ -105,7 +105,7 @@ def place(job: PullJob, resolution: Resolution, plan: Plan, staged: Sequence[Sta
     kind = job.kind or resolution.kind or found
     folder = store.directory / kind.value
     folder.mkdir(parents=True, exist_ok=True)
-    before = store.find(job.source)
+    before = _version_before(job, plan, store)
     if taken := _taken(plan, before, store):  # another pull was quicker
         raise _came_from_elsewhere(taken[0])
     result = PullResult(
@@ -121,9 +121,13 @@ def place(job: PullJob, resolution: Resolution, plan: Plan, staged: Sequence[Sta
     sync_folder(folder)
     if before is not None:
         _remove_outdated(before, result)
-        if before.model_id != result.model_id:
-            store.forget(before.model_id)
     return result
+
+
+def _version_before(job: PullJob, plan: Plan, store: Store) -> PullResult | None:
+    """Return what was pulled from the same source under the same id; under another id it is another model."""
+    before = store.find_model(plan.model_id)
+    return before if before is not None and before.source == job.source else None
 
 
 def _pulled(file: StagedFile, path: Path) -> PulledFile:
@@ -226,7 +230,7 @@ def _move(source: Path, target: Path) -> None:
 
 
 def _remove_outdated(before: PullResult, now: PullResult) -> None:
-    """Remove files of the version before that this one has not replaced: it was split otherwise, or named otherwise."""
+    """Remove files of the version before that this one has not replaced: it was split otherwise, or of another kind."""
     kept = {file.path for file in now.files}
     for file in before.files:
         if file.path not in kept:

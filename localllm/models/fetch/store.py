@@ -53,13 +53,12 @@ class Store:
                         shutil.rmtree(folder)
 
     def find(self, source: str) -> PullResult | None:
-        """Return what was pulled from ``source`` before, or was about to be: see :func:`is_in_place`."""
+        """Return what was pulled from ``source`` before, or was about to be: of several models one that is in place."""
         records = self._root / "pulled"
-        for path in sorted(records.glob("*.json")) if records.is_dir() else []:
-            result = _read_result(path, self.directory)
-            if result is not None and result.source == source:
-                return result
-        return None
+        paths = sorted(records.glob("*.json")) if records.is_dir() else []
+        results = [result for path in paths if (result := _read_result(path, self.directory)) is not None]
+        found = [result for result in results if result.source == source]
+        return next(filter(is_in_place, found), found[0] if found else None)
 
     def find_model(self, model_id: str) -> PullResult | None:
         """Return where the model of this id came from."""

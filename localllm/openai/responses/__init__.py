@@ -16,7 +16,14 @@ from localllm.openai.responses.conversations import (
     parse_page,
 )
 from localllm.openai.responses.history import drop_oldest, to_messages
-from localllm.openai.responses.ids import item_id, new_conversation_id, new_item_id, new_response_id, place_of
+from localllm.openai.responses.ids import (
+    ItemPlace,
+    item_id,
+    new_conversation_id,
+    new_item_id,
+    new_response_id,
+    place_of,
+)
 from localllm.openai.responses.items import InputItems, Item, is_reference, with_ids
 from localllm.openai.responses.missing import (
     ConversationNotFoundError,
@@ -25,7 +32,7 @@ from localllm.openai.responses.missing import (
     ResponseNotFoundError,
 )
 from localllm.openai.responses.request import ResponseRequest, SimpleRequest, parse_response, parse_simple
-from localllm.openai.responses.run import ResponseRun
+from localllm.openai.responses.run import ResponseRun, lost_event
 
 __all__ = [
     "UNFINISHED",
@@ -36,6 +43,7 @@ __all__ = [
     "InputItems",
     "Item",
     "ItemNotFoundError",
+    "ItemPlace",
     "MoreItems",
     "PageQuery",
     "PreviousResponseNotFoundError",
@@ -50,6 +58,7 @@ __all__ = [
     "is_reference",
     "item_id",
     "item_list",
+    "lost_event",
     "new_conversation_id",
     "new_item_id",
     "new_response_id",

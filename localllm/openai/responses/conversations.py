@@ -14,7 +14,6 @@ from localllm.openai.wire_model import WireModel, describe, validate
 
 DEFAULT_PAGE: Final = 20
 MAX_PAGE: Final = 100
-_ORDERS: Final = ("asc", "desc")
 
 Items = Annotated[InputItems, PlainValidator(read_items, list[dict[str, Any]])]
 

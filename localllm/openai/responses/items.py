@@ -61,13 +61,15 @@ def read_input(value: object) -> InputItems:
         return InputItems(())
     if isinstance(value, str):
         return InputItems((_message("user", value, ""),))
+    if not isinstance(value, list):
+        raise FieldError(f"must be a string or a list of items, not {describe(value)}")
     return read_items(value)
 
 
 def read_items(value: object) -> InputItems:
     """Return the items of a list. Ids that they bring are dropped, except those of references."""
     if not isinstance(value, list):
-        raise FieldError(f"must be a string or a list of items, not {describe(value)}")
+        raise FieldError(f"must be a list of items, not {describe(value)}")
     if not 1 <= len(value) <= MAX_ITEMS:
         raise FieldError(f"must have 1 to {MAX_ITEMS} items, not {len(value)}")
     items: list[Item] = []

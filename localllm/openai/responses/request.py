@@ -18,7 +18,7 @@ from localllm.openai.responses.text_options import PLAIN_TEXT, TextOptions, read
 from localllm.openai.sampling import MAX_LOGPROBS, GenerationFields, TokenLimit
 from localllm.openai.thinking import ReasoningOptions, ThinkingFields
 from localllm.openai.tools import Choice, PlainTool
-from localllm.openai.unsupported import RESPONSE_REFUSALS, refuse_unsupported
+from localllm.openai.unsupported import RESPONSE_REFUSALS, SIMPLE_REFUSALS, refuse_unsupported
 from localllm.openai.wire_model import FieldError, check_text, describe, validate
 
 MAX_METADATA_KEYS: Final = 16
@@ -235,6 +235,6 @@ def parse_response(body: Mapping[str, Any]) -> ResponseRequest:
 
 
 def parse_simple(body: Mapping[str, Any]) -> SimpleRequest:
-    """Return the checked request of the simple shape. Raises ``InvalidRequestError``."""
-    refuse_unsupported(body, RESPONSE_REFUSALS)
+    """Return the checked request of the simple shape. Raises as :func:`parse_response` does."""
+    refuse_unsupported(body, SIMPLE_REFUSALS)
     return validate(SimpleRequest, body)

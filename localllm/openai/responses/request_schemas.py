@@ -68,12 +68,20 @@ _HELP: Final = {
     "top_logprobs": "How many alternatives to each token.",
 }
 
-simple_request_schema: Final = request_schema(SimpleRequest, help_texts={**_HELP, "input": "What the user says."})
 conversation_request_schema: Final = request_schema(
     ConversationBody, help_texts=_HELP, extra={"items": {"anyOf": [_INPUT_ITEMS, {"type": "null"}]}}
 )
 change_request_schema: Final = request_schema(ConversationChange, help_texts=_HELP)
 items_request_schema: Final = request_schema(MoreItems, extra={"items": _INPUT_ITEMS})
+
+
+def simple_request_schema() -> dict[str, Any]:
+    """Return the schema of the body of the simple shape, which has no streams."""
+    schema = request_schema(SimpleRequest, help_texts={**_HELP, "input": "What the user says."})()
+    for name in ("stream", "stream_options"):
+        del schema["properties"][name]
+    del schema["$defs"]["StreamOptions"]
+    return schema
 
 
 def response_request_schema() -> dict[str, Any]:

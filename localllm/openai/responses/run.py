@@ -20,7 +20,8 @@ class ResponseRun:
     """Words one generation as a response. Use :meth:`events` once, to its end; ``body`` is the response as it is now.
 
     ``keep`` is awaited with the finished body before the event that tells of it; what it raises is raised. ``clock``
-    gives seconds since 1970. ``warnings`` stand in the body.
+    gives seconds since 1970. ``warnings`` stand in the body. ``is_ending`` says that ``keep`` has been asked: who stops
+    it now can't tell whether the response is kept.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class ResponseRun:
         self.head = head
         self.status: Status = "queued" if head.request.background else "in_progress"
         self.has_started = False
+        self.is_ending = False
         self._keep = keep
         self._warnings = warnings
         self._fields: dict[str, Any] = {}
@@ -83,6 +85,7 @@ class ResponseRun:
                             completed_at=None if self._writer.is_cut else int(self._clock()),
                             extra=self._extra(),
                         )
+                        self.is_ending = True
                         await self._keep(body)
                         yield self._ended(body)
                         return
@@ -97,15 +100,7 @@ class ResponseRun:
 
         Once the response has begun it has failed. Before, there is none that could fail.
         """
-        return self.failed(error) if self.has_started and self._final is None else self.lost(told)
-
-    def lost(self, told: Mapping[str, Any]) -> Event:
-        """Return the event that ends a stream but not its response.
-
-        It has its fields where OpenAI documents them, and once more as ``error``, which makes official clients raise.
-        """
-        fields = {name: told["error"][name] for name in ("code", "message", "param")}
-        return {"type": "error", "sequence_number": self._n_events, **fields, **told}
+        return self.failed(error) if self.has_started and self._final is None else lost_event(self._n_events, told)
 
     def cancelled(self) -> Event:
         """End the response because its caller wants it no more. There is no event of that kind in a stream."""
@@ -135,3 +130,12 @@ class ResponseRun:
 
     def _extra(self) -> dict[str, Any]:
         return self._fields | ({"warnings": list(self._warnings)} if self._warnings else {})
+
+
+def lost_event(sequence_number: int, told: Mapping[str, Any]) -> Event:
+    """Return the event that ends a stream but not its response; ``told`` is the error as a JSON answer has it.
+
+    It has its fields where OpenAI documents them, and once more as ``error``, which makes official clients raise.
+    """
+    fields = {name: told["error"][name] for name in ("code", "message", "param")}
+    return {"type": "error", "sequence_number": sequence_number, **fields, **told}

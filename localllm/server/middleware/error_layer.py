@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from contextlib import suppress
 
 from starlette.exceptions import HTTPException
@@ -17,7 +18,9 @@ from localllm.server.record import RequestRecord, request_record
 from localllm.server.routes import RouteTable
 from localllm.server.sse import encode_error
 
+NOT_FOUND = 404
 METHOD_NOT_ALLOWED = 405
+_MAX_SHOWN_CHARS = 200
 
 
 class ErrorLayer:
@@ -45,13 +48,14 @@ class ErrorLayer:
         except (ClientDisconnected, ClientDisconnect):
             request_record(scope).finish = "cancelled"
         except HTTPException as error:
-            typed = from_http_exception(error)
+            allowed = self.routes.methods(scope)
+            typed = from_http_exception(error, _routing_fault(error, scope, allowed))
             request_record(scope).finish = typed.code
             if not progress.started:
                 form = self.routes.error_form(scope)
                 headers = dict(error.headers or {})
                 if error.status_code == METHOD_NOT_ALLOWED:
-                    headers["Allow"] = ", ".join(self.routes.methods(scope))
+                    headers["Allow"] = ", ".join(allowed)
                 response = error_response(typed, status=error.status_code, headers=headers, form=form)
                 await response(scope, receive, progress.send)
         except Exception as error:  # noqa: BLE001 - the last place that can answer; the log gets all of it
@@ -81,6 +85,19 @@ class ErrorLayer:
             elif progress.is_event_stream and not progress.finished:
                 farewell = encode_error(error, form) if record.farewell is None else record.farewell(error)
                 await progress.send({"type": "http.response.body", "body": farewell, "more_body": False})
+
+
+def _routing_fault(error: HTTPException, scope: Scope, allowed: Sequence[str]) -> str | None:
+    """Return what there is to say of a request that no route takes; ``allowed`` are the methods of its path.
+
+    None where a route raised the exception itself: that has its own words.
+    """
+    path = scope["path"][:_MAX_SHOWN_CHARS]
+    if error.status_code == NOT_FOUND and not allowed:
+        return f"There is no endpoint at {path}: check the client's base URL, which ends in /v1 for OpenAI's clients."
+    if error.status_code == METHOD_NOT_ALLOWED and scope["method"] not in allowed:
+        return f"{path} takes {', '.join(allowed)}, not {scope['method']}."
+    return None
 
 
 class _Progress:

@@ -65,7 +65,10 @@ class RequestGuard:
 
 
 def check_size(scope: Scope) -> None:
-    """Bound header and target. Hypercorn bounds what comes slowly, but not what comes in one segment."""
+    """Bound header and target. Hypercorn bounds what comes slowly, but not what comes in one segment.
+
+    Raises ``HeadersTooLargeError`` or ``UriTooLongError``.
+    """
     fields = scope["headers"]
     if len(fields) > MAX_HEADERS or sum(len(name) + len(value) + 4 for name, value in fields) > MAX_HEADER_BYTES:
         message = f"The header is larger than {MAX_HEADER_BYTES} bytes or {MAX_HEADERS} fields."
@@ -76,7 +79,10 @@ def check_size(scope: Scope) -> None:
 
 
 def check_framing(scope: Scope, headers: Headers) -> None:
-    """Refuse what two servers in a row could read differently, and bodies in an encoding that could be a bomb."""
+    """Refuse what two servers in a row could read differently, and bodies in an encoding that could be a bomb.
+
+    Raises ``MalformedRequestError``, and ``UnsupportedMediaTypeError`` for the encoding.
+    """
     if "transfer-encoding" in headers and "content-length" in headers:
         message = "The request has both Content-Length and Transfer-Encoding."
         raise MalformedRequestError(message)

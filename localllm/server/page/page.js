@@ -18,7 +18,9 @@ function show(page) {
     if (find(id).innerHTML === fresh.innerHTML) continue; // what is chosen or being selected stays so
     find(id).replaceChildren(...fresh.childNodes);
   }
+  const hadFocus = find("key-form").contains(document.activeElement);
   for (const id of hiding) find(id).hidden = page.getElementById(id).hidden;
+  if (hadFocus && find("key-form").hidden) find("text").focus();
   const options = [...find("model").options];
   if (options.some((option) => option.value === chosen)) find("model").value = chosen;
   find("send").disabled = running !== null || options.length === 0;
@@ -86,6 +88,7 @@ async function ask(text) {
   const mine = conversation;
   say("user", text);
   running = new AbortController();
+  find("log").setAttribute("aria-busy", "true"); // an answer is read out once it is whole, not word by word
   find("send").disabled = true;
   find("stop").disabled = false;
   try {
@@ -105,6 +108,8 @@ async function ask(text) {
     else say("error", error.message);
   } finally {
     running = null;
+    find("log").setAttribute("aria-busy", "false");
+    if (document.activeElement === find("stop")) find("text").focus(); // what is disabled loses the focus
     find("send").disabled = false;
     find("stop").disabled = true;
     refresh();
@@ -122,6 +127,7 @@ find("chat").addEventListener("submit", (event) => {
   const text = find("text").value.trim();
   if (!text || running) return;
   find("text").value = "";
+  find("text").focus();
   ask(text);
 });
 find("text").addEventListener("keydown", (event) => {

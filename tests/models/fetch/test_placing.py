@@ -166,6 +166,19 @@ def test_a_new_version_replaces_the_old_one_at_once(pulling: Pulling, server: Fi
     assert pulling.models == {"chat/tiny.gguf": newer}
 
 
+def test_the_same_source_under_another_id_is_another_model(pulling: Pulling, server: FileServer) -> None:
+    server.routes["/tiny.gguf"] = good(DATA)
+    pulling.pull(model_id="one", digest=sha256(DATA))
+    assert pulling.pull(model_id="two", digest=sha256(DATA)).fresh
+    assert pulling.models == {"chat/one.gguf": DATA, "chat/two.gguf": DATA}, "who may pull may not remove"
+    for model_id in ("one", "two"):
+        again = pulling.pull(model_id=model_id, digest=sha256(DATA))
+        assert (again.model_id, again.fresh) == (model_id, False)
+    (pulling.directory / "chat" / "one.gguf").unlink()
+    found = Store(pulling.directory).find("test:model")
+    assert found is not None and found.model_id == "two", "the one that is there"
+
+
 def test_a_file_that_came_from_elsewhere_is_never_overwritten(pulling: Pulling, server: FileServer) -> None:
     mine = pulling.directory / "embedding" / "tiny.gguf"
     mine.parent.mkdir(parents=True)

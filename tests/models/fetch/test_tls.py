@@ -76,3 +76,11 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(pulling: Pulling, tls_
     with pytest.raises(PullError, match="self-signed certificate"):
         pulling.run(RemoteFile("tiny.gguf", url="https://models.example/tiny.gguf"), private_hosts=False)
     assert tls_server.requests == []
+
+
+def test_a_server_that_speaks_no_tls_is_told_at_once(pulling: Pulling) -> None:
+    with serving() as plain:
+        dial(plain, pulling)
+        with pytest.raises(PullError, match=r"models\.example does not speak HTTPS as we do: "):
+            pulling.run(RemoteFile("tiny.gguf", url="https://models.example/tiny.gguf"), private_hosts=False)
+    assert pulling.pauses == [], "it will be no better at the next try"

@@ -77,7 +77,7 @@ def test_dimensions_truncation_and_length_reach_the_model(server: Any) -> None:
     assert server.client.pool_requests == [PoolRequest((TextPrompt("a b c"),), True, dimensions=3, normalize=False)]
     too_many = server.post(PATH, {"input": "a", "dimensions": 33})
     assert (too_many.status, too_many.json["error"]["param"]) == (400, "dimensions")
-    assert "at most 32" in too_many.json["error"]["message"]
+    assert "1 to 32 dimensions" in too_many.json["error"]["message"]
 
 
 def test_a_text_that_is_too_long_is_refused_or_cut(server: Any) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from localllm.contract.errors import WorkerCrashedError
-from localllm.contract.generation import GenerateRequest
+from localllm.contract.generation import ChatPrompt, GenerateRequest
+from localllm.contract.sessions import Record
 from localllm.testing.sessions import MemoryStore
 from tests.openai.responses.wire_spec import check_response, check_stream
 from tests.plugins.responses.kit import ADA, BOB, KEYS, Server, read_stream, run, serving
@@ -258,3 +261,68 @@ def test_what_is_wrong_is_refused_at_once(tmp_path: Path) -> None:
         assert server.store._records == {}  # type: ignore[union-attr]
 
     run(tmp_path, scenario)
+
+
+def test_streams_that_ended_are_bounded_in_events_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(server: Server) -> None:
+        events = await server.stream("Hi", background=True)
+        monkeypatch.setattr("localllm_responses.jobs._KEPT_EVENTS", 2 * len(events))
+        second = check_stream(await server.stream("Hi", background=True), background=True)
+        first = events[0]["response"]
+        assert read_stream(await server.client.get(f"/v1/responses/{first['id']}?stream=true")) == events
+        server.model.answers.append(" ".join("x" * 200))
+        long = check_stream(await server.stream("Hi", background=True), background=True)
+        for gone in (first, second):
+            assert (await server.client.get(f"/v1/responses/{gone['id']}?stream=true")).status_code == 400
+        again = read_stream(await server.client.get(f"/v1/responses/{long['id']}?stream=true"))
+        assert check_stream(again, background=True) == long, "the last is there, however long it is"
+
+    run(tmp_path, scenario)
+
+
+def test_of_a_job_that_ended_only_its_stream_is_kept(tmp_path: Path) -> None:
+    async def scenario(server: Server) -> None:
+        text = "said in this test only"  # other modules may hold prompts for ever
+        final = check_stream(await server.stream(text, background=True), background=True)
+        assert (await server.client.get(f"/v1/responses/{final['id']}?stream=true")).status_code == 200
+        server.model.requests.clear()
+        gc.collect()
+        held = [one for one in gc.get_objects() if isinstance(one, ChatPrompt) and text in str(one.messages)]
+        assert held == [], "a conversation is held for a stream that only says how it ended"
+
+    run(tmp_path, scenario)
+
+
+class SlowStore(MemoryStore):
+    """Takes its time to write what is completed; ``writing`` tells that it has begun, ``go_on`` lets it end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writing = asyncio.Event()
+        self.go_on = asyncio.Event()
+
+    async def put_records(self, owner: str, records: Sequence[Record]) -> None:
+        await super().put_records(owner, records)
+        if any(record.body.get("response", {}).get("status") == "completed" for record in records):
+            self.writing.set()
+            await self.go_on.wait()
+
+
+def test_what_is_being_kept_is_no_longer_cancelled(tmp_path: Path) -> None:
+    store = SlowStore()
+
+    async def scenario(server: Server) -> None:
+        conversation = (await server.post("/v1/conversations", {})).json()["id"]
+        begun = await server.create("Hi", background=True, conversation=conversation)
+        await store.writing.wait()
+        cancelling = asyncio.create_task(server.post(f"/v1/responses/{begun['id']}/cancel"))
+        polled = await server.get(f"/v1/responses/{begun['id']}")
+        assert polled["status"] == "in_progress"
+        store.go_on.set()
+        answered = (await cancelling).json()
+        assert answered["status"] == "completed"
+        assert answered == await server.get(f"/v1/responses/{begun['id']}")
+        items = (await server.get(f"/v1/conversations/{conversation}/items"))["data"]
+        assert items[0] == answered["output"][0]
+
+    run(tmp_path, scenario, store=store)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from openai.types.conversations import Conversation, ConversationDeletedResource, ConversationItemList
 
+from localllm.contract.sessions import Record
+from localllm.testing.sessions import MemoryStore
 from tests.openai.responses.wire_spec import check_no_extra, check_response, check_stream
 from tests.plugins.responses.kit import ADA, BOB, KEYS, Server, run
 
@@ -144,6 +147,31 @@ def test_two_responses_at_once_come_one_after_the_other(tmp_path: Path) -> None:
         assert len(server.shown()) == 5
 
     run(tmp_path, scenario)
+
+
+class MeetingStore(MemoryStore):
+    """Ends no write of a finished response before another one has begun, as a store that commits both at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.meeting = asyncio.Barrier(2)
+
+    async def put_records(self, owner: str, records: Sequence[Record]) -> None:
+        if any(record.kind == "response" for record in records):
+            await self.meeting.wait()
+        await super().put_records(owner, records)
+
+
+@pytest.mark.parametrize("has_conversations", [False, True])
+def test_what_has_nothing_in_common_is_kept_at_once(tmp_path: Path, has_conversations: bool) -> None:
+    store = MeetingStore()
+
+    async def scenario(server: Server) -> None:
+        fields = [{"conversation": await begin(server)} if has_conversations else {} for _ in range(2)]
+        done = await asyncio.gather(*[server.create("Hi", **one) for one in fields])
+        assert [one["status"] for one in done] == ["completed", "completed"]
+
+    run(tmp_path, scenario, store=store)
 
 
 def test_a_conversation_that_is_deleted_meanwhile_stays_deleted(tmp_path: Path) -> None:

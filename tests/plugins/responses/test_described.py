@@ -101,6 +101,9 @@ def test_the_simple_shape(tmp_path: Path) -> None:
         for body in ({"input": "Hi"}, {}):
             described.check_answer("post", "/v1/responses", await server.post("/v1/responses", body))
         assert [path for path in described.document["paths"] if "conversations" in path] == []
+        fields = described.document["components"]["schemas"]["SimpleRequest"]["properties"]
+        assert "instructions" in fields
+        assert "stream" not in fields, "it is refused"
 
     run(tmp_path, scenario, shape="simple", keeps=False)
 

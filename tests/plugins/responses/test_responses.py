@@ -13,7 +13,12 @@ import httpx
 import orjson
 import pytest
 
-from localllm.contract.errors import ContextLengthExceededError, ModelNotFoundError, WorkerCrashedError
+from localllm.contract.errors import (
+    ContextLengthExceededError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    WorkerCrashedError,
+)
 from localllm.contract.generation import CallDelta, Chunk
 from localllm.contract.model import ModelKind, ModelSpec, RequestRules
 from localllm.contract.sessions import Record, SessionStorageFullError
@@ -314,6 +319,16 @@ def test_an_error_before_the_answer_is_answered_with_its_own_status(tmp_path: Pa
     run(tmp_path, scenario)
 
 
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/responses/input_tokens"])
+def test_what_a_model_refuses_of_the_messages_is_the_input_s_fault(tmp_path: Path, path: str) -> None:
+    async def scenario(server: Server) -> None:
+        refused = InvalidRequestError("The template refuses these messages.", param="messages")
+        server.model.answers.append(refused)
+        assert error_of(await server.post(path, {"input": "Hi"}), 400)["param"] == "input"
+
+    run(tmp_path, scenario)
+
+
 class FailingStore(MemoryStore):
     """Has no room for whatever is to be kept."""
 
@@ -441,20 +456,10 @@ def test_counting_the_tokens_of_a_request(tmp_path: Path) -> None:
     run(tmp_path, scenario)
 
 
-# --- the simple shape -------------------------------------------------------------------------------------------------
-
-
-def test_the_simple_shape(tmp_path: Path) -> None:
+def test_a_session_is_refused_where_it_would_be_ignored(tmp_path: Path) -> None:
     async def scenario(server: Server) -> None:
-        server.model.answers.append([Chunk(0, "Hm.", 1, region="reasoning"), Chunk(0, "Arrr", 1)])
-        body = {"model": "scripted", "instructions": "You are a pirate.", "input": "What is the weather like today?"}
-        answer = await server.post("/v1/responses", body)
-        assert answer.json() == {"model": "scripted", "output": {"role": "assistant", "content": "Arrr"}}
-        assert server.shown() == [("system", "You are a pirate."), ("user", "What is the weather like today?")]
-        assert server.model.requests[0].sampling.temperature == 0.7
-        assert (await server.post("/responses", {"input": "Hi", "temperature": 0})).status_code == 200
-        assert server.model.requests[1].sampling.temperature == 0
-        assert error_of(await server.post("/v1/responses", {"instructions": "x"}), 400)["param"] == "input"
-        assert (await server.client.get("/v1/responses/resp_1")).status_code == 404
+        error = error_of(await server.post("/v1/responses", {"input": "Hi", "session_id": "sess_1"}), 400)
+        assert error["param"] == "session_id"
+        assert "conversation" in error["message"]
 
-    run(tmp_path, scenario, shape="simple", keeps=False)
+    run(tmp_path, scenario)

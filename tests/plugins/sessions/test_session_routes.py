@@ -254,9 +254,12 @@ def test_a_bad_import_leaves_nothing(tmp_path: Path, fault: str) -> None:
 def test_an_import_names_the_line(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with talking(tmp_path) as talk:
-            content = lines_of(HEAD, line("x"), b"", {"turn": 1, "message": {"role": "user"}})
-            response = await talk.request("POST", "/v1/sessions/import", content=content, headers=LINES)
-            assert response.json()["error"]["message"].startswith("Line 4: ")
+            picture = [{"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}]
+            for message in ({"role": "user"}, {"role": "user", "content": picture}):
+                content = lines_of(HEAD, line("x"), b"", {"turn": 1, "message": message})
+                response = await talk.request("POST", "/v1/sessions/import", content=content, headers=LINES)
+                assert response.status_code == 400
+                assert response.json()["error"]["message"].startswith("Line 4: ")
 
     run(scenario())
 
@@ -288,9 +291,10 @@ def test_an_import_is_bounded(tmp_path: Path) -> None:
                 await talk.request("POST", "/v1/sessions/import", content=content, headers=LINES)
             ).status_code == 201
             content = lines_of(HEAD, *[line("x" * 1000)] * 110)
-            assert (
-                await talk.request("POST", "/v1/sessions/import", content=content, headers=LINES)
-            ).status_code == 413
+            refused = await talk.request("POST", "/v1/sessions/import", content=content, headers=LINES)
+            error = refused.json()["error"]
+            assert (refused.status_code, error["code"], error["limit_bytes"]) == (413, "request_too_large", 100_000)
+            assert "plugin.sessions.max_import_bytes" in error["message"], "the setting that helps"
             assert len(await talk.sessions()) == 1
 
     run(scenario())

@@ -187,7 +187,7 @@ def test_what_is_no_database_is_left_alone(path: Path, content: bytes, sentence:
     path.write_bytes(content)
     message = asyncio.run(refused(path))
     assert sentence in message
-    assert f"sqlite3 '{path}' .recover" in message
+    assert f"sqlite3 '{path}' .recover > '{path}.sql' && sqlite3 '{path}.recovered' < '{path}.sql'" in message
     assert path.read_bytes() == content
 
 

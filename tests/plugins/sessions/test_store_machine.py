@@ -131,9 +131,9 @@ class StoreMachine(RuleBasedStateMachine):
     def read(self, owner: str, session_id: str, start: int, limit: int) -> None:
         self.both("messages", owner, session_id, start=start, limit=limit)
 
-    @rule(owner=owners, session_id=sessions, max_bytes=st.integers(0, 1500))
-    def recent(self, owner: str, session_id: str, max_bytes: int) -> None:
-        self.both("recent", owner, session_id, max_bytes=max_bytes)
+    @rule(owner=owners, session_id=sessions, max_bytes=st.integers(0, 1500), max_messages=st.none() | st.integers(0, 9))
+    def recent(self, owner: str, session_id: str, max_bytes: int, max_messages: int | None) -> None:
+        self.both("recent", owner, session_id, max_bytes=max_bytes, max_messages=max_messages)
 
     @rule(owner=owners, after=st.none() | sessions, limit=st.integers(0, 5))
     def page(self, owner: str, after: str | None, limit: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localllm import CallDelta, ModelSpec, StoredMessage
+from localllm import CallDelta, ModelSpec, StoredMessage, Turn
+from localllm.testing import MemoryStore
 from localllm_sessions.summary import HEADING
 from localllm_sessions.window import MAX_MESSAGES, Round, count_dropped, count_unreachable, prompt_limit, rounds_of
 from tests.plugins.sessions.talk_kit import Talk, assistant, run, system, talking, user
@@ -174,6 +176,32 @@ def test_a_session_far_longer_than_any_context_is_not_read_whole(tmp_path: Path)
     run(scenario())
 
 
+def test_of_many_short_messages_no_more_are_read_than_a_prompt_may_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many of them the bytes of a long context would be enough for."""
+    n_read: list[int] = []
+    recent = MemoryStore.recent
+
+    async def counting(store: MemoryStore, *place: str, **limits: Any) -> Sequence[StoredMessage]:
+        found = await recent(store, *place, **limits)
+        n_read.append(len(found))
+        return found
+
+    monkeypatch.setattr(MemoryStore, "recent", counting)
+
+    async def scenario() -> None:
+        async with talking(tmp_path, context_length=131_072) as talk:
+            turns = [Turn((user("hi"), assistant("hi")))] * (2 * MAX_MESSAGES)
+            talk.session_id = (await talk.store.create("", turns=turns)).id
+            starts = [(await talk.say("short"))["session"]["omitted_messages"] for _ in range(3)]
+            assert max(n_read) <= 2 * MAX_MESSAGES
+            assert len(set(starts)) == 1, "the window stays for the turns that follow"
+            assert len(talk.model.said) <= MAX_MESSAGES
+
+    run(scenario())
+
+
 @pytest.mark.parametrize("overflow", ["window", "summary", "error"])
 @pytest.mark.parametrize("last", [user("short"), {"role": "tool", "tool_call_id": "a", "content": "short"}])
 def test_a_turn_beyond_all_measure_is_not_even_rendered(tmp_path: Path, overflow: str, last: dict[str, Any]) -> None:
@@ -272,6 +300,38 @@ def test_what_is_summed_up_fits_the_context_itself(tmp_path: Path) -> None:
             assert "user: 00" not in talk.model.prompts[0][0]["content"]
             assert talk.model.counted[0] > CONTEXT
             assert talk.model.counted[0] + task.sampling.max_tokens <= 4 * CONTEXT  # type: ignore[operator]
+
+    run(scenario())
+
+
+def test_a_message_that_fits_by_itself_is_not_refused_for_a_summary(tmp_path: Path) -> None:
+    """The summary is left out of that prompt, and is there again in the next one."""
+
+    async def scenario() -> None:
+        async with talking(tmp_path, context_length=1024, overflow="summary") as talk:
+            for number in range(6):
+                await talk.say(f"question {number} " + "x" * 60, max_tokens=5)
+            talk.model.answers.append("All was said, again. " * 6)
+            told = await talk.say("z" * 960, max_tokens=5)
+            assert (told["session"]["summary"], talk.model.said) == (False, ["z" * 960])
+            told = await talk.say("Go on", max_tokens=5)
+            assert told["session"]["summary"] is True
+            assert any("All was said, again." in text for text in talk.model.prompts[-2][0].values())
+            assert talk.model.said[0].startswith(HEADING)
+
+    run(scenario())
+
+
+def test_nothing_is_summed_up_for_a_message_that_is_too_long_by_itself(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with talking(tmp_path, context_length=1024, overflow="summary") as talk:
+            for number in range(6):
+                await talk.say(f"question {number} " + "x" * 60)
+            n_requests = len(talk.model.requests)
+            response = await talk.ask("z" * 1100)
+            assert (response.status_code, response.json()["error"]["code"]) == (400, "context_length_exceeded")
+            assert len(talk.model.requests) == n_requests
+            assert len(talk.model.counted) == n_requests, "not even begun"
 
     run(scenario())
 

@@ -43,13 +43,18 @@ async function main() {
     submit("key-form");
     await until(window, () => find("note").textContent.includes("does not know"));
     find("key").value = key;
+    find("key").focus();
     submit("key-form");
     await until(window, () => !find("main").hidden);
+    seen.focused = window.document.activeElement.id;
   }
   await until(window, () => !find("chat").hidden);
   find("text").value = question;
+  find("send").focus();
   submit("chat");
+  seen.asking = { busy: find("log").getAttribute("aria-busy"), focused: window.document.activeElement.id };
   await until(window, () => find("log").querySelector(".assistant") && !find("send").disabled);
+  seen.busy = find("log").getAttribute("aria-busy");
   seen.user = find("log").querySelector(".user").textContent;
   seen.answer = find("log").querySelector(".assistant").textContent;
   await until(window, () => find("models").textContent.includes("ready"));
