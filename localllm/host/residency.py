@@ -97,7 +97,7 @@ def decide(residents: Sequence[Resident], waiters: Sequence[Waiter], limits: Lim
     refuse = [waiter.key for waiter in waiters if not _fits(pinned, limits, waiter.memory_bytes)]
     present, staying = list(residents), [one for one in residents if not one.leaving]
     admit: list[InstanceKey] = []
-    evict: list[InstanceKey] = []
+    evict: list[Resident] = []
     blocked = stuck = False
     for waiter in waiters:
         if waiter.key in refuse:
@@ -112,14 +112,18 @@ def decide(residents: Sequence[Resident], waiters: Sequence[Waiter], limits: Lim
             blocked, stuck = True, victims is None
             if victims is None:
                 continue
-            evict += [one.key for one in victims]
+            evict += victims
             staying = [one for one in staying if one not in victims]
         newcomer = Resident(waiter.key, waiter.memory_bytes, now, Use.ARRIVING)
         present.append(newcomer)
         staying.append(newcomer)
     if not waiters:
-        evict = [one.key for one in _surplus(staying, limits)]
-    return Decision(tuple(admit), tuple(evict), tuple(refuse))
+        evict = _surplus(staying, limits)
+    for one in reversed(evict.copy()) if waiters else ():  # those who went for a later waiter may be enough for all
+        if _fits([*staying, one], limits, None):
+            evict.remove(one)
+            staying.append(one)
+    return Decision(tuple(admit), tuple(one.key for one in evict), tuple(refuse))
 
 
 def _victims(staying: Sequence[Resident], waiter: Waiter, limits: Limits, now: float) -> list[Resident] | None:

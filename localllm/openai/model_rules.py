@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-from pydantic import AliasChoices, Field
+from pydantic import Field
 
 from localllm.contract.model import RequestRules
 from localllm.openai.chat import ChatCompletionRequest
@@ -15,7 +15,7 @@ from localllm.openai.rerank import RerankRequest, TextsRerankRequest
 from localllm.openai.responses.request import ResponseRequest
 from localllm.openai.structured import StructuredFields
 from localllm.openai.thinking import SWITCHES, ThinkingFields
-from localllm.openai.wire_model import WireModel, validate
+from localllm.openai.wire_model import WireModel, names_of_fields, validate
 
 TEMPLATE_KWARGS: Final = "chat_template_kwargs"
 
@@ -75,7 +75,7 @@ def same_wish(name: str) -> frozenset[str]:
 
 def field_names(model: type[WireModel]) -> Iterable[str]:
     """Yield the names under which a request model takes fields."""
-    for names in _aliases(model):
+    for names in names_of_fields(model).values():
         yield from names
 
 
@@ -121,23 +121,13 @@ def _without_thinking(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in kwargs.items() if name not in _THINKING_KWARGS}
 
 
-def _aliases(model: type[WireModel]) -> list[frozenset[str]]:
-    """Return, for each field of a request model, the names that it is taken under."""
-    found: list[frozenset[str]] = []
-    for name, field in model.model_fields.items():
-        alias = field.validation_alias
-        names = [str(choice) for choice in alias.choices] if isinstance(alias, AliasChoices) else [name]
-        found.append(frozenset(names))
-    return found
-
-
 _KNOWN_EVERYWHERE: Final = dict.fromkeys(("max_completion_tokens", "max_output_tokens"), "max_tokens")
 _THINKING: Final = frozenset(field_names(ThinkingFields)) - {TEMPLATE_KWARGS, "include_reasoning"}
 _THINKING_KWARGS: Final = frozenset({*SWITCHES, "reasoning_effort"})
 
 
 def _wishes() -> Mapping[str, frozenset[str]]:
-    groups = [names for model in REQUESTS for names in _aliases(model)]
+    groups = [frozenset(names) for model in REQUESTS for names in names_of_fields(model).values()]
     groups += [
         frozenset({"max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict"}),
         frozenset((*field_names(StructuredFields), "text")),

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from pydantic import AliasChoices, BaseModel
+from pydantic import BaseModel
 
 from localllm.openai.field_help import FIELD_HELP, NESTED_HELP
 from localllm.openai.field_schemas import FIELD_SCHEMAS, MODEL_OPTIONS, NESTED_SCHEMAS
+from localllm.openai.wire_model import names_of_fields
 
 _NOISE: Final = frozenset({"title", "description", "default"})
 _TOLD_DEFAULTS: Final = (bool, int, float, str)
@@ -29,7 +30,7 @@ def request_schema(
         required = schema.get("required", [])
         texts = {**FIELD_HELP, **(help_texts or {})}
         fields: dict[str, Any] = {}
-        for name, names in _names(model).items():
+        for name, names in names_of_fields(model).items():
             own = FIELD_SCHEMAS.get(name) or schema["properties"][names[0]]
             field = _told(own, texts.get(name, ""), is_optional=names[0] not in required)
             for alias in names:
@@ -47,15 +48,6 @@ def request_schema(
         }
 
     return make
-
-
-def _names(model: type[BaseModel]) -> dict[str, list[str]]:
-    """Return all names of each field, that of the attribute's, or else the first, before the others."""
-    found: dict[str, list[str]] = {}
-    for name, field in model.model_fields.items():
-        alias = field.validation_alias
-        found[name] = [str(choice) for choice in alias.choices] if isinstance(alias, AliasChoices) else [name]
-    return found
 
 
 def _definition(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Final, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, ValidationError
 
 from localllm.contract.errors import InvalidRequestError, UnsupportedFeatureError
 
@@ -28,15 +29,31 @@ Model = TypeVar("Model", bound=WireModel)
 def validate(model: type[Model], body: Mapping[str, Any]) -> Model:
     """Return ``body`` as a checked ``model``; a field that is null counts as absent.
 
-    Raises ``InvalidRequestError`` or ``UnsupportedFeatureError``; with several faults the message lists them (at most
-    eight) and ``param`` names the first. Time is bounded by the models' own limits: lists fail at their first fault
-    or their first entry too many.
+    Of a field that is given under several of its names the first counts; what stands under the others must be valid,
+    too. Raises ``InvalidRequestError`` or ``UnsupportedFeatureError``; with several faults the message lists them (at
+    most eight) and ``param`` names the first. Time is bounded by the models' own limits: lists fail at their first
+    fault or their first entry too many.
     """
     present = {name: value for name, value in body.items() if value is not None}
     try:
-        return model.model_validate(present)
+        checked = model.model_validate(present)
+        for names in names_of_fields(model).values():
+            given = [name for name in names if name in present] if len(names) > 1 else names
+            for number in range(1, len(given)):
+                model.model_validate({name: value for name, value in present.items() if name not in given[:number]})
     except ValidationError as error:
         raise _as_request_error(error) from None
+    return checked
+
+
+@cache
+def names_of_fields(model: type[BaseModel]) -> Mapping[str, tuple[str, ...]]:
+    """Return, by the attribute of each field of a request model, the names that it is taken under, first ones first."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name, field in model.model_fields.items():
+        alias = field.validation_alias
+        found[name] = tuple(map(str, alias.choices)) if isinstance(alias, AliasChoices) else (name,)
+    return found
 
 
 class FieldError(ValueError):

@@ -175,7 +175,8 @@ class _Planner:
         self._items = [(weights, cache) for weights, cache in zip(costs.layers, caches, strict=True)]
         self._all = len(costs.layers)
         rows_by_room = settings.split_mode == "row" and settings.n_gpu_layers == "auto"
-        self._shares = self._padded(settings.tensor_split) or self._padded(
+        self._wished = self._padded(settings.tensor_split)
+        self._shares = self._wished or self._padded(
             [max(0, room) for room in rooms] if rows_by_room else [gpu.free_bytes for gpu in gpus]
         )
 
@@ -201,7 +202,7 @@ class _Planner:
     def as_many_as_fit(self) -> OffloadPlan:
         settings = self._settings
         split = tuple(settings.tensor_split)
-        if settings.split_mode == "layer" and not any(split) and len(self._gpus) > 1:
+        if settings.split_mode == "layer" and not self._wished and len(self._gpus) > 1:
             return self._free_choice()
         n = next(n for n in range(self._all, -1, -1) if self._fits(n, self._counts(n)))
         if settings.split_mode == "row":

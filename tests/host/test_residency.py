@@ -203,6 +203,12 @@ def test_a_spare_instance_is_refused_where_busy_ones_would_have_to_go() -> None:
     assert outcome(decide([], [waiter("c"), spare], ONE, NOW)) == (["c"], [], ["a"])
 
 
+def test_who_goes_for_a_later_waiter_may_be_enough_for_both() -> None:
+    there = [resident("a", 1, used_at=1.0), resident("b", 2, used_at=2.0)]
+    decision = decide(there, [waiter("c", 0), waiter("d", 1)], Limits(memory_bytes=2), NOW)
+    assert outcome(decision) == ([], ["b"], [])
+
+
 @given(residents, waiters, limits_of_all_kinds)
 def test_nobody_goes_in_vain(there: list[Resident], queue: list[Waiter], limits: Limits) -> None:
     """Whoever goes makes room: when they, and those leaving already, are gone, somebody more comes in."""

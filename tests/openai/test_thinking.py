@@ -85,6 +85,14 @@ def test_a_budget_has_many_names(name: str) -> None:
     assert prompt(**{name: 64}, thinking={"budget_tokens": 9}).thought_budget == 64
 
 
+@pytest.mark.parametrize("value", [False, "9", -2])
+def test_what_stands_under_a_second_name_must_be_valid_too(value: object) -> None:
+    assert prompt(**{BUDGETS[0]: 64, BUDGETS[1]: 9}).thought_budget == 64
+    with pytest.raises(InvalidRequestError) as caught:
+        prompt(**{BUDGETS[0]: 0, BUDGETS[1]: value, BUDGETS[2]: 1})
+    assert caught.value.param == BUDGETS[1]
+
+
 def test_budgets_in_objects() -> None:
     assert prompt(thinking={"type": "enabled", "budget_tokens": 9}, reasoning={"max_tokens": 8}).thought_budget == 9
     assert prompt(reasoning={"max_tokens": 8}).thought_budget == 8

@@ -152,6 +152,11 @@ def test_the_cache_may_take_what_the_weights_leave() -> None:
     assert half.cache_budget(1 * GIB) == 2 * GIB, "the other half is the computer's to hold"
 
 
+def test_a_split_that_names_none_of_the_gpus_is_none() -> None:
+    found = plan(TWO_UNEQUAL_CARDS, tensor_split=[0.0, 0.0, 1.0])
+    assert found == plan(TWO_UNEQUAL_CARDS)
+
+
 # --- rules -----------------------------------------------------------------------------------------------------------
 
 gpus = st.lists(st.floats(0, 80), min_size=1, max_size=4).map(
