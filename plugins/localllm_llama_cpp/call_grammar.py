@@ -15,9 +15,10 @@ from .lark_text import ANY_TEXT, Marks, Rules, one_of, optional, quoted, sequenc
 from .literal_grammar import LiteralGrammar
 
 _ID = '/"[A-Za-z0-9_-]{1,40}"/'
-_BETWEEN = r'/[A-Za-z0-9_. "=:-]{0,40}/'  # an id or an index, behind a name
+_BETWEEN = r'/[A-Za-z0-9_. "=:-]{0,40}/'  # an id or an index, behind a name; readers look for 128 in all
 _KEY = r"/[A-Za-z_][A-Za-z0-9_-]{0,63}/"
-_CONTENT_TYPE = "<|constrain|>"  # stands before a call's arguments in the one family with ``also_open``, harmony
+_CONSTRAIN = "<|constrain|>"  # stands before a call's arguments in the one family with ``also_open``, harmony
+_CONTENT_TYPE = "/[A-Za-z -]{0,10}/"  # "json"
 _MAX_BOUND = 10_000  # characters; each is a state of the lexer
 _OF_TEXT = frozenset(["const", "enum", "maxLength", "minLength"])
 
@@ -89,7 +90,7 @@ class CallWriter:
         calls, mark = self._calls, self._marks.literal
         between = sequence(mark(calls.name_end), _BETWEEN) if calls.name_end else ""
         if calls.also_open:
-            between = f"({between} | /[ ]?/) {optional(sequence(mark(_CONTENT_TYPE), _BETWEEN))}"
+            between = f"({between} | /[ ]?/) {optional(sequence(mark(_CONSTRAIN), _CONTENT_TYPE))}"
         return sequence(quoted(tool.name), between, mark(calls.name_close), self._rules.add_part(tool.whole))
 
     def _tagged_values_call(self, tool: ArgumentSchemas) -> str:

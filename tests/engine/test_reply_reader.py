@@ -165,7 +165,7 @@ def test_values_get_the_type_that_the_schema_gives_them(value: str, expected: di
         (NEMO, "[TOOL_CALLS] none"),
         (MISTRAL, "[TOOL_CALLS]getter[ARGS]{}"),
         (MISTRAL, "[TOOL_CALLS]get[ARGS][1]"),
-        (KIMI, "<|calls|><|call|>functions.get:" + "0" * 100 + "<|args|>{}"),
+        (KIMI, "<|calls|><|call|>functions.get:" + "0" * 200 + "<|args|>{}"),
         (CODER, "<tool_call>\n<function=steal>\n<parameter=a>\nb\n</parameter>\n</function>\n</tool_call>"),
         (CODER, "<tool_call>\n<function=get>\nnothing"),
         (LFM, "<|calls|>[get('Bonn')]<|end|>"),

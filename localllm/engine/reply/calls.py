@@ -12,6 +12,7 @@ from localllm.engine.reply.parts import NotACallError, PartList
 from localllm.engine.reply.values import ANY_KIND, ArgumentKinds
 
 MAX_ID_CHARS = 64
+_MAX_BETWEEN_CHARS = 128  # behind a name: an id, or a channel and the type of what follows
 
 _PREFIX = "functions."
 _MAX_NAME_CHARS = 256
@@ -58,7 +59,7 @@ class CallReader(ABC):
         name = yield from self._read_bare_name()
         yield from self._source.skip_space()
         if self._name_end:
-            yield from self._read_until(self._name_close, at_most=MAX_ID_CHARS)
+            yield from self._read_until(self._name_close, at_most=_MAX_BETWEEN_CHARS)
         elif self._name_close:
             is_separated = bool((yield from self._source.take((self._name_close,))))
             if not (is_separated or (yield from self._stands_here(self._call_close.match_some))):

@@ -235,6 +235,8 @@ NOTE = '{"note": "x"}'
         (f"<|channel|>commentary {TO} <|constrain|>json<|message|>{NOTE}", True),
         (f"<|channel|>commentary {TO}<|message|>{NOTE}", True),
         (f" {TO}<|channel|>commentary <|constrain|>json<|message|>{NOTE}", True),
+        (f" {TO}<|channel|>{'c' * 40}<|constrain|>{'j' * 10}<|message|>{NOTE}", True),
+        (f" {TO}<|channel|>{'c' * 40}<|constrain|>{'j' * 11}<|message|>{NOTE}", False),
         (f"<|channel|>commentary {TO} <|constrain|>json<|message|>{{}}", False),
         (f"<|channel|>commentary to=functions.other <|constrain|>json<|message|>{NOTE}", False),
     ],
