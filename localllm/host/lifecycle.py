@@ -258,6 +258,7 @@ class ModelLifecycle:
         self._state = ModelState.FAILED
         self._error = f"its worker ended by {reports.report_death(self.spec.id, exit_, self._around.emit)}"
         self._breaker.record_failure(f"{self._error}: {exit_.last_line}")
+        self._settle(goes=True)
         self._room.release(self.key)
         self._around.idle_changed(0.0)  # another one may have to take its place
 
@@ -336,8 +337,6 @@ class ModelLifecycle:
             return True
         finally:
             self._unloading = self._goes = None
-            if self._loaded is None:
-                self._room.release(self.key)
             self._room.replan()
 
     async def _let_go(self, loaded: Loaded, reason: str) -> None:
@@ -348,3 +347,4 @@ class ModelLifecycle:
         self._state = ModelState.UNLOADED
         self._stay.forget()
         reports.report_unloaded(self.spec.id, reason, self._around.emit)
+        self._room.release(self.key)

@@ -23,6 +23,7 @@ from localllm.host.safe_mode import SafeModeMemory
 from localllm.host.states import ModelState
 from tests.process.conftest import Run
 from tests.process.harness import (
+    PATIENCE_SECONDS,
     Events,
     Models,
     ask,
@@ -211,3 +212,28 @@ def test_a_kill_from_outside_while_idle_is_noticed_and_repaired(run_both: Run, t
                 assert registry.status()[0].state is ModelState.FAILED
 
     run_both(scenario())
+
+
+def test_a_death_in_mid_unload_frees_the_model_at_once_though_an_answer_of_it_is_still_being_read(
+    run: Run, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        events = Events()
+        async with (
+            running_registry(Models(demo={}), tmp_path, emit=events, max_loaded=1) as registry,
+            registry.acquire("demo", GENERATE),
+        ):
+            unloading = asyncio.create_task(registry.unload("demo"))
+            await asyncio.wait({unloading}, timeout=0.1)
+            (status,) = registry.status()
+            assert status.state is ModelState.DRAINING
+            assert status.worker_pid is not None
+            os.kill(status.worker_pid, signal.SIGKILL)
+            await events.wait_for(WorkerDied)
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                assert await unloading
+                async with registry.acquire("demo", GENERATE) as client:
+                    assert finished(await read_all(client))
+                    assert len(registry.room.held) == 1
+
+    run(scenario())

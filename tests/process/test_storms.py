@@ -142,9 +142,11 @@ async def weather(seed: int, state: Path) -> None:
             assert any(one.state is ModelState.QUEUED for one in instances), (
                 "one that others do without may be on its way"
             )
-        in_place = {InstanceKey(one.id, one.mode, one.number) for one in instances if one.state in IN_PLACE}
-        assert set(registry.room.held) == in_place
-        assert len(in_place) <= room
+        states = {InstanceKey(one.id, one.mode, one.number): one.state for one in instances}
+        held = set(registry.room.held)
+        assert {key for key, state in states.items() if state in IN_PLACE} <= held
+        assert {states.get(key) for key in held} <= IN_PLACE | {ModelState.QUEUED}, "one has only just been let in"
+        assert len(held) <= room
     assert not registry.room.held
     assert workers(mark) == []
     assert all(1 <= len(pids) <= room for pids in crowds), "more was in memory than there was room for"
