@@ -127,14 +127,18 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--layout", choices=["auto", "unified", "streams"], default="auto")
+    parser.add_argument(
+        "--small-pages", action="store_true", help="leave the weights in small pages, as the limit does"
+    )
     parser.add_argument("--only", nargs="*", default=["streams", "shared", "long", "cached", "conversations"])
     parser.add_argument("--streams", nargs="*", type=int, default=[1, 8, 32])
     options = parser.parse_args()
     path, n_vocab = models.make(options.size, options.n_vocab)
     work = Workload(n_vocab)
     run = Run(LimitProcess(path, n_vocab, options.threads), work, options.repeats)
-    wide = {"parallel": 32, "cached_sequences": 8, "context_length": 2048, "kv_layout": options.layout}
-    narrow = {"parallel": 4, "cached_sequences": 12, "context_length": 2048, "kv_layout": "unified"}
+    both: dict[str, object] = {"context_length": 2048, "huge_pages": not options.small_pages}
+    wide = {**both, "parallel": 32, "cached_sequences": 8, "kv_layout": options.layout}
+    narrow = {**both, "parallel": 4, "cached_sequences": 12, "kv_layout": "unified"}
     parts: list[tuple[str, dict[str, object], Callable[[Scenarios], None]]] = [
         ("streams", wide, lambda scenarios: run.streams(scenarios, options.streams)),
         ("shared", wide, run.shared_prefix),
@@ -147,7 +151,9 @@ def main() -> None:
         if chosen:
             _with_server(run, path, options.threads, settings, chosen)
     run.limit.close()
-    print(f"\n{path.stem}, {options.threads} threads, layout {options.layout}, medians of {options.repeats}\n")
+    pages = "small" if options.small_pages else "huge"
+    print(f"\n{path.stem}, {options.threads} threads, layout {options.layout}, medians of {options.repeats};")
+    print(f"the server's weights in {pages} pages where it could, the limit's in small ones\n")
     print("| work | limit | server | unit | server / limit | wanted |\n|---|---|---|---|---|---|")
     print("\n".join(map(str, run.rows)))
 
@@ -159,6 +165,7 @@ def _with_server(
     try:
         scenarios = Scenarios(server.port, run.work)
         asyncio.run(scenarios.warm_up())
+        server.wait_until_settled()
         for part in parts:
             part(scenarios)
         run.process(server)

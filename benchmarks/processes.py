@@ -9,13 +9,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks import client
 from benchmarks.models import WORK
+
+_SETTLED_SECONDS = 4.0  # without a move; the first one comes 2 seconds after loading
 
 
 class MeasuringChild:
@@ -76,6 +78,22 @@ class Server:
         """Resident memory of the server process alone, without its workers."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS"))
+
+    def wait_until_settled(self) -> None:
+        """Wait until its worker, which has just been loaded, has moved its weights where they are to stay."""
+        moved, since = -1, time.monotonic()
+        while time.monotonic() - since < _SETTLED_SECONDS:
+            if (now := self._huge_bytes()) != moved:
+                moved, since = now, time.monotonic()
+            time.sleep(0.2)
+
+    def _huge_bytes(self) -> int:
+        children = [Path("/proc") / pid for path in self._children() for pid in path.read_text().split()]
+        lines = [line for child in children for line in (child / "smaps_rollup").read_text().splitlines()]
+        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("AnonHugePages:"))
+
+    def _children(self) -> Iterator[Path]:
+        return Path(f"/proc/{self.process.pid}/task").glob("*/children")
 
     def close(self) -> None:
         """Stop the server and wait for it."""

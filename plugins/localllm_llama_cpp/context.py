@@ -14,6 +14,7 @@ from localllm import Capabilities, ModelFileError, ModelLoadError
 from .adapters import NO_ADAPTERS, Adapters
 from .compute_memory import output_rows
 from .header import ModelHeader
+from .huge_pages import HugePages
 from .log import Buffer, NativeLog
 from .memory import CacheShape, MemoryPlan, Wanted, copy_cost_tokens, plan_memory
 from .native_params import context_params, uses_gpu
@@ -34,9 +35,12 @@ class NativeModel:
     keep_alive: Sequence[Any] = ()
     buffers: tuple[Buffer, ...] = ()  # what the library took
     adapters: Adapters = NO_ADAPTERS
+    huge_pages: HugePages | None = None
 
     def close(self) -> None:
         """Free context and model. May be called twice."""
+        if self.huge_pages is not None:
+            self.huge_pages.close()
         if self.context is not None:
             lib.llama_free(self.context)
         if self.model is not None:

@@ -30,6 +30,7 @@ from .grammar_tokenizer import GrammarVocabulary
 from .grammars import Grammars
 from .hardware import available_memory_bytes
 from .header import ModelHeader
+from .huge_pages import SMALLEST_BYTES, HugePages
 from .idle_work import IdleWork
 from .loading import Loading
 from .log import native_log
@@ -90,7 +91,9 @@ def load(request: LoadRequest) -> LlamaModel | LlamaPoolerModel:
             native.adapters = load_adapters(request.model_id, native.model, native.log, settings.lora)
             native.buffers += native.adapters.buffers
             meter.file_is_loaded(native.buffers)
-            return assemble_pooler(loading) if request.mode is Mode.POOL else _assemble(loading)
+            model = assemble_pooler(loading) if request.mode is Mode.POOL else _assemble(loading)
+            native.huge_pages = _huge_pages(loading)
+            return model
         except BaseException:
             native.close()
             raise
@@ -127,6 +130,20 @@ def _load_file(request: LoadRequest, path: Path, settings: LlamaCppSettings) -> 
     if lacks_memory(reason):
         raise ModelLoadError(message, detail=memory_detail(reason, uses_gpu=uses_gpu(settings)))
     raise ModelFileError(message)
+
+
+def _huge_pages(loading: Loading) -> HugePages | None:
+    """Return what brings the model's memory into huge pages while it serves; None where it is to stay as it is."""
+    settings = loading.settings
+    if not settings.huge_pages or settings.mlock or loading.weights_bytes < SMALLEST_BYTES:
+        return None
+    if uses_gpu(settings):
+        return None  # its driver may have fastened the pages where they are
+    weights = [one.place for one in loading.native.buffers if one.purpose == "model"]
+    # Where they have been repacked, most of what is mapped is read no more.
+    huge = HugePages(loading.path, moves_file=all(place.endswith("_Mapped") for place in weights))
+    huge.start()
+    return huge
 
 
 def _assemble(loading: Loading) -> LlamaModel:

