@@ -17,6 +17,7 @@ REBUILD_COMMAND = (
 """Builds the library so that compilers which mistreat AMX code (GCC 12 among them) do no harm."""
 
 _CGROUP = Path("/sys/fs/cgroup")
+_OWN_GROUPS = Path("/proc/self/cgroup")
 _UNLIMITED = 1 << 60  # version 1 of cgroups writes "no limit" as a number near 2**63
 
 
@@ -58,21 +59,40 @@ def physical_cores() -> int:
 
 
 def available_memory_bytes() -> int:
-    """Return the memory, in bytes, that can be taken without swapping, within the limit of this process's container."""
+    """Return the memory, in bytes, that can be taken without swapping, within the limits of container and service."""
     available = _meminfo_available()
     if available is None:
         available = _unused_pages()
-    limits = [free for free in (_cgroup_v2_free(), _cgroup_v1_free()) if free is not None]
-    return min([available, *limits])
+    second, first = _memory_groups()
+    free = [*map(_cgroup_v2_free, second), *map(_cgroup_v1_free, first)]
+    return min([available, *(one for one in free if one is not None)])
 
 
 def total_memory_bytes() -> int:
-    """Return the memory, in bytes, that this machine or container has; what is available where it doesn't tell."""
+    """Return the memory, in bytes, that this machine, container or service has; the available where none tells."""
     names = getattr(os, "sysconf_names", {})
     known = "SC_PHYS_PAGES" in names
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else available_memory_bytes()
-    limits = (_read_int(_CGROUP / "memory.max"), _read_int(_CGROUP / "memory" / "memory.limit_in_bytes"))
+    second, first = _memory_groups()
+    limits = [
+        *(_read_int(folder / "memory.max") for folder in second),
+        *(_read_int(folder / "memory.limit_in_bytes") for folder in first),
+    ]
     return min([physical, *(limit for limit in limits if limit is not None and limit < _UNLIMITED)])
+
+
+def _memory_groups() -> tuple[list[Path], list[Path]]:
+    """Return the folders of this process's groups that may limit memory, by either version, up to the root.
+
+    In a container the root is its own. A path that is told from outside of it leads nowhere, and limits nothing.
+    """
+    second, first = [_CGROUP], [_CGROUP / "memory"]
+    for line in (_read(_OWN_GROUPS) or "").splitlines():
+        number, controllers, path = line.split(":", 2)
+        names = [name for name in path.split("/") if name]
+        folders = second if number == "0" else first if "memory" in controllers.split(",") else []
+        folders += [folders[0].joinpath(*names[: depth + 1]) for depth in range(len(names))] if folders else []
+    return second, first
 
 
 def _thread_siblings(cpu: int) -> str:
@@ -106,13 +126,12 @@ def _unused_pages() -> int:
     return 4 * 1024**3  # Windows has neither; the user can set context_length
 
 
-def _cgroup_v2_free() -> int | None:
-    limit, used = _read_int(_CGROUP / "memory.max"), _read_int(_CGROUP / "memory.current")
-    return None if limit is None or used is None else max(0, limit - used + _file_cache(_CGROUP / "memory.stat"))
+def _cgroup_v2_free(folder: Path) -> int | None:
+    limit, used = _read_int(folder / "memory.max"), _read_int(folder / "memory.current")
+    return None if limit is None or used is None else max(0, limit - used + _file_cache(folder / "memory.stat"))
 
 
-def _cgroup_v1_free() -> int | None:
-    folder = _CGROUP / "memory"
+def _cgroup_v1_free(folder: Path) -> int | None:
     limit, used = _read_int(folder / "memory.limit_in_bytes"), _read_int(folder / "memory.usage_in_bytes")
     if limit is None or used is None or limit >= _UNLIMITED:
         return None

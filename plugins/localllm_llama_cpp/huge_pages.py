@@ -9,16 +9,17 @@ at the same addresses: llama.cpp notices nothing.
 from __future__ import annotations
 
 import ctypes
-import logging
 import mmap
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
 from .hardware import available_memory_bytes, total_memory_bytes
+from .tensors import parts_of
 
 SMALLEST_BYTES = 64 * 1024**2
 """Of weights; smaller ones stay in the processor's caches, table and all."""
@@ -32,18 +33,16 @@ _MEMORY_RESERVE = 0.1  # of the machine's memory stays free
 
 _SYSTEM = Path("/sys/kernel/mm/transparent_hugepage")
 _MAPS = Path("/proc/self/maps")
-_ROLLUP = Path("/proc/self/smaps_rollup")
+_OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
 _MREMAP_MAYMOVE_FIXED = 3
 _MADV_COLLAPSE = 25
 _FAILED = ctypes.c_void_p(-1).value
-
-_logger = logging.getLogger(__name__)
 
 
 class HugePages:
     """Works for one model, in a thread of its own: gathers what it has allocated, and moves its file if that is wanted.
 
-    ``path`` is any of the model's files. Linux only; elsewhere nothing happens.
+    ``path`` is the model's file, the first where there are several. Linux only; elsewhere nothing happens.
     """
 
     def __init__(self, path: Path, *, moves_file: bool, delay_seconds: float = DELAY_SECONDS) -> None:
@@ -59,10 +58,11 @@ class HugePages:
         if page_bytes():
             self._thread.start()
 
-    def wait(self) -> None:
-        """Wait until all is moved that will be."""
+    def wait(self, timeout_seconds: float | None = None) -> bool:
+        """Wait until all is moved that will be; return whether that is so."""
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(timeout_seconds)
+        return not self._thread.is_alive()
 
     def close(self) -> None:
         """Move no more. Call this before the model is freed, and its addresses with it."""
@@ -70,35 +70,30 @@ class HugePages:
         self.wait()
 
     def _run(self) -> None:
-        pause_seconds = self._delay_seconds
-        page = page_bytes()
+        page, pause_seconds = page_bytes(), self._delay_seconds
         work = chain(self._move_file(page) if self._moves_file else (), _gather_own(page))
-        while not self._closing.wait(pause_seconds):
-            began_at = time.monotonic()
-            moved_bytes = next(work, None)
-            if moved_bytes is None:
-                return
-            self.moved_bytes += moved_bytes
-            pause_seconds = (time.monotonic() - began_at) * (1 / _SHARE - 1)
+        with suppress(OSError):  # a system that does not tell what is asked here
+            while not self._closing.wait(pause_seconds):
+                began_at = time.monotonic()
+                moved_bytes = next(work, None)
+                if moved_bytes is None:
+                    return
+                self.moved_bytes += moved_bytes
+                pause_seconds = (time.monotonic() - began_at) * (1 / _SHARE - 1)
 
     def _move_file(self, page: int) -> Iterator[int]:
-        """Move it chunk by chunk, and yield the bytes of each."""
-        spans = [_aligned(span, page) for span in mapped_spans(self._path)]
-        spare = available_memory_bytes() - int(_MEMORY_RESERVE * total_memory_bytes())
-        if sum(len(span) for span in spans) > spare:
-            return
-        had, is_first = _huge_bytes(), True
-        for chunk in _chunks(spans, max(page, _CHUNK_BYTES)):
+        """Move it chunk by chunk, and yield the bytes of each, as long as there is memory and it is of use."""
+        left = [*_chunks([_aligned(span, page) for span in mapped_spans(self._path)], max(page, _CHUNK_BYTES))]
+        while left and _may_copy(sum(map(len, left))):
+            chunk, faults = left.pop(0), _page_faults()
             try:
                 move(chunk, page)
-            except OSError as error:  # what is moved is as good as what is not
-                _logger.info("%s stays in small pages from here on: %s", self._path, error)
+            except OSError:
                 return
-            if is_first and _huge_bytes() - had < len(chunk) // 2:
-                _logger.info("%s stays in small pages: memory is too scattered for huge ones", self._path)
-                return
-            is_first = False
+            is_scattered = _page_faults() - faults > len(chunk) // mmap.PAGESIZE // 2
             yield len(chunk)
+            if is_scattered:
+                return  # there are no huge pages left: that copy lies in small ones, and can't even be dropped
 
 
 def _gather_own(page: int) -> Iterator[int]:
@@ -110,6 +105,23 @@ def _gather_own(page: int) -> Iterator[int]:
         # own thread gathers them there, some time.
         done = [libc.madvise(start, page, _MADV_COLLAPSE) == 0 for start in range(chunk.start, chunk.stop, page)]
         yield page * sum(done)
+
+
+def _may_copy(n_bytes: int) -> bool:
+    """Whether so much can be copied; others may have taken memory since the last chunk.
+
+    A system that lets programs take no more than it can keep counts copies that come and go against all of them.
+    """
+    if _OVERCOMMIT.read_text(encoding="ascii").strip() == "2":
+        return False
+    return n_bytes <= available_memory_bytes() - int(_MEMORY_RESERVE * total_memory_bytes())
+
+
+def _page_faults() -> int:
+    """Return how many pages were given to this thread, huge or small."""
+    import resource  # which Windows lacks
+
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
 
 
 def page_bytes() -> int:
@@ -126,12 +138,9 @@ def page_bytes() -> int:
 
 
 def mapped_spans(path: Path) -> list[range]:
-    """Return the addresses where a model's files are mapped as llama.cpp does it: shared, to be read only.
-
-    The parts of a split model lie in one folder.
-    """
-    folder = path.resolve().parent
-    return [span for span, access, name in _mappings() if access == "r--s" and Path(name).parent == folder]
+    """Return the addresses where a model's files are mapped as llama.cpp does it: shared, to be read only."""
+    files = {str(part.resolve()) for part in parts_of(path)}
+    return [span for span, access, name in _mappings() if access == "r--s" and name in files]
 
 
 def own_spans() -> list[range]:
@@ -140,7 +149,7 @@ def own_spans() -> list[range]:
 
 
 def _mappings() -> Iterator[tuple[range, str, str]]:
-    for line in _MAPS.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+    for line in _MAPS.read_text(encoding="utf-8", errors="surrogateescape").rstrip("\n").split("\n"):
         addresses, access, _offset, _device, _inode, *name = line.split(maxsplit=5)
         start, end = addresses.split("-")
         yield range(int(start, 16), int(end, 16)), access, "".join(name)
@@ -150,7 +159,7 @@ def move(span: range, page: int) -> None:
     """Put a copy in huge pages in the place of what is mapped at ``span``, whose ends are multiples of ``page``.
 
     Threads may read there meanwhile: the system puts whoever comes in the very moment off until the new pages stand.
-    Raises ``OSError``, with everything as it was.
+    Raises ``OSError``, with everything as it was: what the last step could lack, ``_may_copy`` has looked for.
     """
     libc = _libc()
     size = len(span)
@@ -201,9 +210,3 @@ def _chunks(spans: Sequence[range], size: int) -> Iterator[range]:
     for span in spans:
         for start in range(span.start, span.stop, size):
             yield range(start, min(start + size, span.stop))
-
-
-def _huge_bytes() -> int:
-    """Return how much of this process's memory lies in huge pages."""
-    lines = _ROLLUP.read_text(encoding="ascii").splitlines()
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("AnonHugePages:")), 0)

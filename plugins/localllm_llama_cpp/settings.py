@@ -107,8 +107,8 @@ class LlamaCppSettings:
     huge_pages: bool = setting(
         True,
         "Bring a model's memory into huge pages while it serves: single tokens come sooner, by 5 to 15 % where it was "
-        "measured, and no other process shares a mapped file's memory then. Linux, without a GPU or mlock, where there "
-        "is memory to spare.",
+        "measured. A mapped file's memory is then the worker's own, not shared, and swapped out where it could be "
+        "dropped before. Linux, without a GPU or mlock, where there is memory to spare.",
     )
     mlock: bool = setting(False, "Keep the model in memory, so that the system can't swap it out.")
     swa_full: bool = setting(

@@ -14,6 +14,7 @@ GIB = 1024**3
 def cgroup(tmp_path, monkeypatch):
     """An empty folder in place of /sys/fs/cgroup; write files into it."""
     monkeypatch.setattr(hardware, "_CGROUP", tmp_path)
+    monkeypatch.setattr(hardware, "_OWN_GROUPS", tmp_path / "own")
 
     def write(**files: str) -> None:
         for name, text in files.items():
@@ -71,6 +72,33 @@ def test_the_first_versions_limit_counts_unless_it_stands_for_none(cgroup, monke
     assert hardware.available_memory_bytes() == 0
     cgroup(memory__memory_dot_limit_in_bytes="9223372036854771712")
     assert hardware.available_memory_bytes() == 64 * GIB
+
+
+def test_a_services_limit_counts_and_that_of_what_it_stands_in(cgroup, monkeypatch):
+    monkeypatch.setattr(hardware, "_meminfo_available", lambda: 64 * GIB)
+    cgroup(own="0::/system.slice/llm.service")
+    service = {
+        "system.slice__llm.service__memory_dot_max": str(6 * GIB),
+        "system.slice__llm.service__memory_dot_current": str(GIB),
+    }
+    cgroup(**service)
+    assert hardware.available_memory_bytes() == 5 * GIB
+    assert hardware.total_memory_bytes() == min(6 * GIB, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    cgroup(**{"system.slice__memory_dot_max": str(4 * GIB), "system.slice__memory_dot_current": str(3 * GIB)})
+    assert hardware.available_memory_bytes() == GIB
+
+
+def test_a_services_limit_of_the_first_version_counts(cgroup, monkeypatch):
+    monkeypatch.setattr(hardware, "_meminfo_available", lambda: 64 * GIB)
+    cgroup(own="4:cpu,memory:/llm\n3:cpuset:/\n0::/")
+    cgroup(memory__llm__memory_dot_limit_in_bytes=str(3 * GIB), memory__llm__memory_dot_usage_in_bytes=str(GIB))
+    assert hardware.available_memory_bytes() == 2 * GIB
+
+
+def test_a_group_that_is_told_from_outside_of_a_container_limits_nothing(cgroup, monkeypatch):
+    monkeypatch.setattr(hardware, "_meminfo_available", lambda: 64 * GIB)
+    cgroup(own="0::/docker/0123456789ab", memory_dot_max=str(4 * GIB), memory_dot_current=str(3 * GIB))
+    assert hardware.available_memory_bytes() == GIB
 
 
 def test_systems_without_proc_get_a_guess(cgroup, monkeypatch):
