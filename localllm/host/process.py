@@ -77,16 +77,25 @@ class WorkerProcess(asyncio.SubprocessProtocol):
         self._open_pipes = {1, 2}
         self._killed_for: tuple[str, str] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._giving_up: asyncio.Task[None] | None = None
         self._gone = False
         self._leaving = False
 
     @classmethod
     async def spawn(cls, command: WorkerCommand) -> WorkerProcess:
-        """Start the process. Raises ``OSError``."""
+        """Start the process. Raises ``OSError``. When this is cancelled, no process is left either."""
         loop = asyncio.get_running_loop()
         worker = cls(command.name)
         worker.exited = loop.create_future()
-        await loop.subprocess_exec(lambda: worker, *command.argv, env=dict(command.environment))
+        starting = loop.create_task(_start(worker, command))
+        try:
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # An event loop whose starting of a process is cancelled kills it, but does not wait until it is gone. In a
+            # task of its own, for we may be cancelled again.
+            worker._giving_up = loop.create_task(worker._give_up(starting))
+            await asyncio.shield(worker._giving_up)
+            raise
         return worker
 
     @property
@@ -176,6 +185,12 @@ class WorkerProcess(asyncio.SubprocessProtocol):
 
     # ---
 
+    async def _give_up(self, starting: asyncio.Task[None]) -> None:
+        await asyncio.wait({starting})
+        if starting.exception() is None:
+            self.kill("load", "loading was given up as it began")
+            await self._exits_within(_REAP_SECONDS)
+
     def _after(self, seconds: float, call: Callable[[], None]) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -200,6 +215,11 @@ class WorkerProcess(asyncio.SubprocessProtocol):
     async def _exits_within(self, seconds: float) -> bool:
         done, _ = await asyncio.wait({self.exited}, timeout=seconds)
         return bool(done)
+
+
+async def _start(worker: WorkerProcess, command: WorkerCommand) -> None:
+    loop = asyncio.get_running_loop()
+    await loop.subprocess_exec(lambda: worker, *command.argv, env=dict(command.environment))
 
 
 def _unexpected(message: FromWorker) -> None:

@@ -162,3 +162,21 @@ def exists(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return state != "Z"
+
+
+def children() -> set[int]:
+    """Return the processes that this one has started and not reaped."""
+    return {int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()}
+
+
+def workers(mark: str) -> list[int]:
+    """Return the scripted workers of this process that run (zombies are over) and were started with ``mark``."""
+    found = []
+    for pid in children():
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_text()
+        except FileNotFoundError:
+            continue
+        if mark in command.split("\0"):
+            found.append(pid)
+    return found

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +34,7 @@ from tests.process.harness import (
     Events,
     Models,
     ask,
+    children,
     exists,
     fake_backend,
     finished,
@@ -179,6 +184,36 @@ def test_a_model_makes_room_for_another_and_its_process_is_gone_before_the_other
             assert events.of(ModelUnloaded) == [ModelUnloaded("one", "evicted")]
 
     run(scenario())
+
+
+@pytest.fixture
+def busy_cores() -> Iterator[None]:
+    """Keep all cores busy, so that what is started, or killed, takes its time."""
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * (os.cpu_count() or 1))]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
+@pytest.mark.usefixtures("busy_cores")
+def test_a_load_that_is_cut_off_at_any_moment_leaves_no_process(run_both: Run, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        before = children()
+        async with running_registry(Models(demo={}), tmp_path) as registry:
+            for turn in range(12):
+                loading = asyncio.create_task(registry.load("demo", GENERATE))
+                for _ in range(turn % 6):
+                    await asyncio.sleep(0)
+                await registry.unload("demo", deadline_seconds=0, force=True)
+                assert children() == before
+                await asyncio.wait({loading})
+                assert isinstance(loading.exception(), UnavailableError)
+                assert not registry.room.held
+
+    run_both(scenario())
 
 
 def test_shutdown_ends_open_streams_at_its_deadline(run_both: Run, tmp_path: Path) -> None:

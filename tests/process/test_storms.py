@@ -25,7 +25,7 @@ from localllm.host.residency import InstanceKey
 from localllm.host.states import ModelState
 from tests.process.conftest import Run
 from tests.process.faulty_workers import CRASH_SEED
-from tests.process.harness import Models, ask, finished, read_all, running_registry, scripted_argv, text_of
+from tests.process.harness import Models, ask, finished, read_all, running_registry, scripted_argv, text_of, workers
 
 pytestmark = pytest.mark.process
 
@@ -93,20 +93,6 @@ class Storm:
         await asyncio.wait({task})
         if not task.cancelled():
             task.result()
-
-
-def workers(mark: str) -> list[int]:
-    """Return the scripted workers of this process that run (zombies are over) and were started with ``mark``."""
-    found = []
-    for path in Path("/proc/self/task").glob("*/children"):
-        for pid in path.read_text().split():
-            try:
-                command = Path(f"/proc/{pid}/cmdline").read_text()
-            except FileNotFoundError:
-                continue
-            if mark in command.split("\0"):
-                found.append(int(pid))
-    return found
 
 
 async def weather(seed: int, state: Path) -> None:
