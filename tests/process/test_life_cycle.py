@@ -208,7 +208,7 @@ def test_a_load_that_is_cut_off_at_any_moment_leaves_no_process(run_both: Run, t
                 for _ in range(turn % 6):
                     await asyncio.sleep(0)
                 await registry.unload("demo", deadline_seconds=0, force=True)
-                assert children() == before
+                assert children() <= before
                 await asyncio.wait({loading})
                 assert isinstance(loading.exception(), UnavailableError)
                 assert not registry.room.held
