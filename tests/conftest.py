@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.processes import ends_within
+from tests.processes import children, ends_within
 
 _GRACE_SECONDS = 5.0  # for a process that is just ending
 
@@ -40,26 +39,15 @@ def _unchanged_environment() -> Iterator[None]:
 def _child_processes() -> Iterator[dict[int, str]]:
     """Children that tests of this module started, with the test that did. At the module's end all must be gone."""
     started: dict[int, str] = {}
-    before = _children()
+    before = children()
     yield started
-    left = {pid: started.get(pid, "a fixture") for pid in _children() - before if not ends_within(pid, _GRACE_SECONDS)}
+    left = {pid: started.get(pid, "a fixture") for pid in children() - before if not ends_within(pid, _GRACE_SECONDS)}
     assert not left, f"processes were left behind: {left}"
 
 
 @pytest.fixture(autouse=True)
 def _note_children(request: pytest.FixtureRequest, _child_processes: dict[int, str]) -> Iterator[None]:
-    before = _children()
+    before = children()
     yield
-    for pid in _children() - before:
+    for pid in children() - before:
         _child_processes[pid] = request.node.nodeid
-
-
-def _children() -> set[int]:
-    """Return this process's children; none where the system doesn't tell (no /proc)."""
-    found: set[int] = set()
-    for task in Path("/proc/self/task").glob("*/children"):
-        try:
-            found |= {int(pid) for pid in task.read_text().split()}
-        except FileNotFoundError:  # a thread that ended meanwhile
-            continue
-    return found

@@ -11,8 +11,6 @@ from localllm.contract.wire import Batch, FromWorker, Hello, LoadFailed, Ready
 from localllm.host.client import ClientLimits, WorkerClient
 from localllm.host.process import WorkerCommand, WorkerExit, WorkerProcess
 
-_REAP_SECONDS = 5.0
-
 
 @dataclass(frozen=True, slots=True)
 class LaunchSettings:
@@ -44,8 +42,7 @@ async def launch_worker(command: WorkerCommand, hello: Hello, settings: LaunchSe
     try:
         ready = await _shake_hands(process, hello, settings.load_timeout_seconds, early)
     except BaseException:
-        process.kill("load", "loading ended before it was ready")
-        await asyncio.wait({process.exited}, timeout=_REAP_SECONDS)
+        await process.abandon()
         raise
     client = WorkerClient(command.name, process, ready.info, settings.limits)
     for told in early:

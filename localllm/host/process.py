@@ -8,7 +8,7 @@ import logging
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 from localllm.contract.errors import ProtocolError
 from localllm.contract.wire import FromWorker, Shutdown, ToWorker
@@ -87,7 +87,7 @@ class WorkerProcess(asyncio.SubprocessProtocol):
         loop = asyncio.get_running_loop()
         worker = cls(command.name)
         worker.exited = loop.create_future()
-        starting = loop.create_task(_start(worker, command))
+        starting = loop.create_task(loop.subprocess_exec(lambda: worker, *command.argv, env=dict(command.environment)))
         try:
             await asyncio.shield(starting)
         except asyncio.CancelledError:
@@ -120,6 +120,11 @@ class WorkerProcess(asyncio.SubprocessProtocol):
             return
         self._killed_for = self._killed_for or (killed_for, explanation)
         self._signal(self._transport.kill)
+
+    async def abandon(self) -> None:
+        """Kill a worker that is not to become ready any more, and wait until it is gone."""
+        self.kill("load", "loading ended before it was ready")
+        await self._exits_within(_REAP_SECONDS)
 
     async def stop(self, grace_seconds: float) -> None:
         """Say goodbye, then ask, then force; return when the process is reaped."""
@@ -185,11 +190,10 @@ class WorkerProcess(asyncio.SubprocessProtocol):
 
     # ---
 
-    async def _give_up(self, starting: asyncio.Task[None]) -> None:
+    async def _give_up(self, starting: asyncio.Task[Any]) -> None:
         await asyncio.wait({starting})
         if starting.exception() is None:
-            self.kill("load", "loading was given up as it began")
-            await self._exits_within(_REAP_SECONDS)
+            await self.abandon()
 
     def _after(self, seconds: float, call: Callable[[], None]) -> None:
         if self._timer is not None:
@@ -215,11 +219,6 @@ class WorkerProcess(asyncio.SubprocessProtocol):
     async def _exits_within(self, seconds: float) -> bool:
         done, _ = await asyncio.wait({self.exited}, timeout=seconds)
         return bool(done)
-
-
-async def _start(worker: WorkerProcess, command: WorkerCommand) -> None:
-    loop = asyncio.get_running_loop()
-    await loop.subprocess_exec(lambda: worker, *command.argv, env=dict(command.environment))
 
 
 def _unexpected(message: FromWorker) -> None:

@@ -119,10 +119,11 @@ def decide(residents: Sequence[Resident], waiters: Sequence[Waiter], limits: Lim
         staying.append(newcomer)
     if not waiters:
         evict = _surplus(staying, limits)
-    for one in reversed(evict.copy()) if waiters else ():  # those who went for a later waiter may be enough for all
-        if _fits([*staying, one], limits, None):
-            evict.remove(one)
-            staying.append(one)
+    else:
+        for one in reversed(evict.copy()):  # those who went for a later waiter may be enough for all
+            if _fits([*staying, one], limits, None):
+                evict.remove(one)
+                staying.append(one)
     return Decision(tuple(admit), tuple(one.key for one in evict), tuple(refuse))
 
 

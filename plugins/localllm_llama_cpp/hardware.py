@@ -89,9 +89,10 @@ def _memory_groups() -> tuple[list[Path], list[Path]]:
     second, first = [_CGROUP], [_CGROUP / "memory"]
     for line in (_read(_OWN_GROUPS) or "").splitlines():
         number, controllers, path = line.split(":", 2)
-        names = [name for name in path.split("/") if name]
-        folders = second if number == "0" else first if "memory" in controllers.split(",") else []
-        folders += [folders[0].joinpath(*names[: depth + 1]) for depth in range(len(names))] if folders else []
+        if number == "0" or "memory" in controllers.split(","):
+            folders = second if number == "0" else first
+            for name in filter(None, path.split("/")):
+                folders.append(folders[-1] / name)
     return second, first
 
 

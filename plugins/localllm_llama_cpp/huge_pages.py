@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import cache
 from itertools import chain
 from pathlib import Path
 
@@ -83,9 +84,13 @@ class HugePages:
 
     def _move_file(self, page: int) -> Iterator[int]:
         """Move it chunk by chunk, and yield the bytes of each, as long as there is memory and it is of use."""
-        left = [*_chunks([_aligned(span, page) for span in mapped_spans(self._path)], max(page, _CHUNK_BYTES))]
-        while left and _may_copy(sum(map(len, left))):
-            chunk, faults = left.pop(0), _page_faults()
+        spans = [_aligned(span, page) for span in mapped_spans(self._path)]
+        left_bytes = sum(map(len, spans))
+        for chunk in _chunks(spans, page):
+            if not _may_copy(left_bytes):
+                return
+            left_bytes -= len(chunk)
+            faults = _page_faults()
             try:
                 move(chunk, page)
             except OSError:
@@ -99,7 +104,7 @@ class HugePages:
 def _gather_own(page: int) -> Iterator[int]:
     """Gather what llama.cpp has allocated, and used, in huge pages, chunk by chunk; yield the bytes of each."""
     libc = _libc()
-    for chunk in _chunks([_aligned(span, page) for span in own_spans()], max(page, _CHUNK_BYTES)):
+    for chunk in _chunks([_aligned(span, page) for span in own_spans()], page):
         libc.madvise(chunk.start, len(chunk), mmap.MADV_HUGEPAGE)
         # One by one: what was never touched is refused, and stays untouched. Linux before 6.1 refuses all; the kernel's
         # own thread gathers them there, some time.
@@ -187,6 +192,7 @@ def _give_back(libc: ctypes.CDLL, span: range) -> None:
         libc.munmap(span.start, len(span))
 
 
+@cache
 def _libc() -> ctypes.CDLL:
     libc = ctypes.CDLL(None, use_errno=True)
     pointer, size, number = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
@@ -206,7 +212,8 @@ def _aligned(span: range, page: int) -> range:
     return range(start, max(start, end))
 
 
-def _chunks(spans: Sequence[range], size: int) -> Iterator[range]:
+def _chunks(spans: Sequence[range], page: int) -> Iterator[range]:
+    size = max(page, _CHUNK_BYTES)
     for span in spans:
         for start in range(span.start, span.stop, size):
             yield range(start, min(start + size, span.stop))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import uvloop
 
 from tests.process.harness import exists
+from tests.processes import children
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -32,12 +32,7 @@ def run_both(request: pytest.FixtureRequest) -> Iterator[Run]:
 
 @pytest.fixture(autouse=True)
 def _no_child_is_left() -> Iterator[None]:
-    before = _children()
+    before = children()
     yield
-    left = {pid for pid in _children() - before if exists(pid)}
+    left = {pid for pid in children() - before if exists(pid)}
     assert not left, f"the test left the processes {sorted(left)} behind"
-
-
-def _children() -> set[int]:
-    lists = [path.read_text() for path in Path("/proc/self/task").glob("*/children")]
-    return {int(pid) for pids in lists for pid in pids.split()}

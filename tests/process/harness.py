@@ -29,6 +29,7 @@ from localllm.host.environment import worker_environment
 from localllm.host.launch import LaunchSettings, launch_worker
 from localllm.host.process import WorkerCommand
 from localllm.host.registry import ModelRegistry, RegistrySettings
+from tests.processes import children
 
 SCRIPT = Path(__file__).with_name("faulty_workers.py")
 PATIENCE_SECONDS = 30.0
@@ -162,11 +163,6 @@ def exists(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return state != "Z"
-
-
-def children() -> set[int]:
-    """Return the processes that this one has started and not reaped."""
-    return {int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()}
 
 
 def workers(mark: str) -> list[int]:

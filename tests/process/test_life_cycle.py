@@ -34,7 +34,6 @@ from tests.process.harness import (
     Events,
     Models,
     ask,
-    children,
     exists,
     fake_backend,
     finished,
@@ -43,6 +42,7 @@ from tests.process.harness import (
     running_registry,
     text_of,
 )
+from tests.processes import children
 
 pytestmark = pytest.mark.process
 

@@ -6,7 +6,7 @@ import threading
 
 from localllm.contract.generation import Chunk, PromptLogprobs, PromptToken, TokenAlternative
 from localllm.contract.pooling import Pooled
-from localllm.contract.wire import Batch
+from localllm.contract.wire import Batch, WorkerEvent
 from localllm.transport.codec import decode_from_worker
 from localllm.transport.framing import FrameReader
 from localllm.worker.outbox import MAX_DATA_BYTES_PER_FRAME, MAX_EVENTS_PER_FRAME, SMALL_FRAME_BYTES, Outbox
@@ -58,6 +58,17 @@ def test_a_step_that_brought_nothing_writes_nothing_and_prefill_alone_is_a_sign_
     assert pipe.batches == [Batch((), 5)]
 
 
+def stuck(first: tuple[str, WorkerEvent], **limits: int) -> tuple[Pipe, Outbox]:
+    """Return an outbox that can't get rid of what it was given first, until the pipe is open."""
+    pipe = Pipe()
+    outbox = Outbox(pipe.write, **limits)
+    pipe.open.clear()
+    start(outbox)
+    outbox.put([first])
+    assert pipe.entered.wait(10)
+    return pipe, outbox
+
+
 def test_steps_are_merged_in_order_while_the_pipe_is_full() -> None:
     pipe = Pipe()
     outbox = Outbox(pipe.write)
@@ -91,12 +102,7 @@ def check_a_step_waits(outbox: Outbox, pipe: Pipe, last: tuple[str, Chunk | Pool
 
 
 def test_a_step_loop_waits_when_too_much_is_unread() -> None:
-    pipe = Pipe()
-    outbox = Outbox(pipe.write, max_waiting=4)
-    pipe.open.clear()
-    start(outbox)
-    outbox.put([event(0)])
-    assert pipe.entered.wait(10)
+    pipe, outbox = stuck(event(0), max_waiting=4)
     outbox.put([event(number) for number in range(4)])
     check_a_step_waits(outbox, pipe, event(9))
     assert sum(len(batch.events) for batch in pipe.batches) == 6
@@ -176,12 +182,7 @@ def test_vectors_go_out_in_frames_of_bounded_size_and_a_longer_event_alone() -> 
 
 
 def test_a_step_loop_waits_when_too_many_vectors_are_unread() -> None:
-    pipe = Pipe()
-    outbox = Outbox(pipe.write, max_waiting_data_bytes=4_000)
-    pipe.open.clear()
-    start(outbox)
-    outbox.put([vectors(4)])
-    assert pipe.entered.wait(10)
+    pipe, outbox = stuck(vectors(4), max_waiting_data_bytes=4_000)
     outbox.put([vectors(5_000)])
     check_a_step_waits(outbox, pipe, vectors(8))
     assert [len(pooled.data) for batch in pipe.batches for _, pooled in batch.events if isinstance(pooled, Pooled)] == [

@@ -25,6 +25,8 @@ from localllm import (
     TokenizeRequest,
 )
 from localllm.testing.app import SCRIPTED_MODEL, InProcessServer, ScriptedModel, ScriptedModels, serve_in_process
+from localllm_sessions.interceptor import SessionInterceptor
+from localllm_sessions.ordering import TurnOrder
 from tests.plugins.sessions.memory_plugin import FaultyStore
 
 T = TypeVar("T")
@@ -114,6 +116,12 @@ class Talk:
     @property
     def store(self) -> FaultyStore:
         return cast("FaultyStore", self.server.plugins.session_store())
+
+    @property
+    def order(self) -> TurnOrder:
+        """Which sessions are held or waited for."""
+        (interceptor,) = self.server.plugins.interceptors
+        return cast("SessionInterceptor", interceptor).order
 
     async def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         headers = {**({"authorization": f"Bearer {self.key}"} if self.key else {}), **options.pop("headers", {})}

@@ -88,15 +88,9 @@ def test_an_unknown_id_is_a_404(tmp_path: Path, wrong: str, stream: bool) -> Non
             error = response.json()["error"]
             assert (response.status_code, error["code"], error["param"]) == (404, "session_not_found", "session_id")
             assert (talk.model.requests, await talk.sessions()) == ([], [])
-            assert n_in_use(talk) == 0
+            assert not talk.order.in_use
 
     run(scenario())
-
-
-def n_in_use(talk: Talk) -> int:
-    """Return how many sessions are held or waited for."""
-    (interceptor,) = talk.server.plugins.interceptors
-    return len(interceptor.order.in_use)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("wrong", [7, True, [], {}, "", "x" * 257])
@@ -499,28 +493,6 @@ def test_two_clients_of_one_session_take_turns(tmp_path: Path) -> None:
             assert texts[1::2] == [f"answer {number}" for number in range(21)]
             for number, prompt in enumerate(talk.model.prompts):
                 assert [one["content"] for one in prompt] == texts[: 2 * number + 1]
-
-    run(scenario())
-
-
-def test_who_waits_may_leave_and_others_are_not_held_up(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        async with talking(tmp_path) as talk:
-            await talk.say("One?")
-            talk.model.gate = gate = asyncio.Event()
-            first = asyncio.create_task(talk.ask("Two?"))
-            await talk.model.reached.wait()
-            waiting = [asyncio.create_task(talk.ask(f"waits {number}")) for number in range(3)]
-            await asyncio.sleep(0)
-            talk.model.gate = None
-            assert (await Talk(talk.server).ask("other session")).status_code == 200
-            waiting[1].cancel()
-            await asyncio.wait([waiting[1]])
-            assert not waiting[0].done()
-            gate.set()
-            await asyncio.gather(first, waiting[0], waiting[2])
-            assert (await talk.texts())[::2] == ["One?", "Two?", "waits 0", "waits 2"]
-            assert n_in_use(talk) == 0
 
     run(scenario())
 

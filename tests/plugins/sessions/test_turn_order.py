@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import cast
 
-from localllm_sessions.interceptor import SessionInterceptor
-from localllm_sessions.ordering import MAX_WAITING, TurnOrder
+import httpx
+
+from localllm_sessions.ordering import MAX_WAITING
 from tests.plugins.sessions.talk_kit import ANSWER, Talk, run, talking
 
 
-def order_of(talk: Talk) -> TurnOrder:
-    (interceptor,) = talk.server.plugins.interceptors
-    return cast("SessionInterceptor", interceptor).order
+async def hold_up(talk: Talk, n_waiting: int) -> tuple[asyncio.Event, list[asyncio.Task[httpx.Response]]]:
+    """Ask once, which holds the session until the event is set, and then so many times behind it."""
+    talk.model.gate = gate = asyncio.Event()
+    first = asyncio.create_task(talk.ask("first"))
+    await talk.model.reached.wait()
+    waiting = [asyncio.create_task(talk.ask(f"waits {number}")) for number in range(n_waiting)]
+    for _ in range(20):
+        await asyncio.sleep(0)
+    talk.model.gate = None
+    return gate, [first, *waiting]
 
 
 def test_who_goes_on_with_a_session_that_is_only_beginning_waits_too(tmp_path: Path) -> None:
@@ -24,7 +31,7 @@ def test_who_goes_on_with_a_session_that_is_only_beginning_waits_too(tmp_path: P
             talk.model.gate = gate = asyncio.Event()
             first = asyncio.create_task(talk.say("One?", stream=True))
             await talk.model.reached.wait()
-            [(_, session_id)] = order_of(talk).in_use
+            [(_, session_id)] = talk.order.in_use
             talk.model.gate = None
             other = Talk(talk.server, session_id=session_id)
             second = asyncio.create_task(other.say("Two?"))
@@ -34,7 +41,7 @@ def test_who_goes_on_with_a_session_that_is_only_beginning_waits_too(tmp_path: P
             assert (await first)["session_id"] == session_id
             assert (await second)["session"]["messages"] == 2
             assert await talk.texts() == ["One?", ANSWER, "Two?", ANSWER]
-            assert not order_of(talk).in_use
+            assert not talk.order.in_use
 
     run(scenario())
 
@@ -43,20 +50,31 @@ def test_only_so_many_wait_for_one_session(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with talking(tmp_path) as talk:
             await talk.say("begin")
-            talk.model.gate = gate = asyncio.Event()
-            first = asyncio.create_task(talk.ask("first"))
-            await talk.model.reached.wait()
-            waiting = [asyncio.create_task(talk.ask(f"waits {number}")) for number in range(MAX_WAITING)]
-            for _ in range(20):
-                await asyncio.sleep(0)
+            gate, asking = await hold_up(talk, MAX_WAITING)
             refused = await talk.ask("one too many")
             assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
             assert refused.headers["retry-after"] == "1"
             assert f"{MAX_WAITING} requests" in refused.json()["error"]["message"]
-            talk.model.gate = None
             assert (await Talk(talk.server).ask("other session")).status_code == 200
             gate.set()
-            assert {one.status_code for one in await asyncio.gather(first, *waiting)} == {200}
-            assert not order_of(talk).in_use
+            assert {one.status_code for one in await asyncio.gather(*asking)} == {200}
+            assert not talk.order.in_use
+
+    run(scenario())
+
+
+def test_who_waits_may_leave_and_others_are_not_held_up(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with talking(tmp_path) as talk:
+            await talk.say("begin")
+            gate, (first, *waiting) = await hold_up(talk, 3)
+            assert (await Talk(talk.server).ask("other session")).status_code == 200
+            waiting[1].cancel()
+            await asyncio.wait([waiting[1]])
+            assert not waiting[0].done()
+            gate.set()
+            await asyncio.gather(first, waiting[0], waiting[2])
+            assert (await talk.texts())[::2] == ["begin", "first", "waits 0", "waits 2"]
+            assert not talk.order.in_use
 
     run(scenario())
