@@ -89,8 +89,10 @@ def decide(residents: Sequence[Resident], waiters: Sequence[Waiter], limits: Lim
     """Decide what happens next. ``waiters`` come in the order of their arrival, and nobody overtakes; spare ones last.
 
     For each waiter in turn: where it fits it is admitted. Else the least recently used idle models go that make room
-    for it, as few as will do, and none before enough of them can. Once its patience is over, models in use are told to
-    take nobody in any more; without that a busy model would keep its room for ever. What is pinned or arriving stays.
+    for it, as few as will do, and none before enough of them can. Those behind it change nothing of that, not even
+    where what goes for them would be enough for all: it may be in use, and the first one would wait for it. Once a
+    waiter's patience is over, models in use are told to take nobody in any more; without that a busy model would keep
+    its room for ever. What is pinned or arriving stays.
     When nobody waits, idle models go for as long as more memory is taken than there may be.
     """
     pinned = [one for one in residents if one.pinned and not one.leaving]
@@ -119,11 +121,6 @@ def decide(residents: Sequence[Resident], waiters: Sequence[Waiter], limits: Lim
         staying.append(newcomer)
     if not waiters:
         evict = _surplus(staying, limits)
-    else:
-        for one in reversed(evict.copy()):  # those who went for a later waiter may be enough for all
-            if _fits([*staying, one], limits, None):
-                evict.remove(one)
-                staying.append(one)
     return Decision(tuple(admit), tuple(one.key for one in evict), tuple(refuse))
 
 
