@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,10 @@ from hypothesis import HealthCheck, settings
 from tests.processes import children, ends_within
 
 _GRACE_SECONDS = 5.0  # for a process that is just ending
+
+# Tests that a shell runs in the background have Ctrl-C ignored, and so would have the processes that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 FULL = os.environ.get("LOCALLLM_TEST_FULL") == "1"
 

@@ -109,6 +109,8 @@ class Conversation:
 
     @classmethod
     def _from_document(cls, document: Mapping[str, Any]) -> Conversation:
+        if not isinstance(document["messages"], list):
+            raise TypeError
         messages = [{"role": message["role"], "content": message["content"]} for message in document["messages"]]
         model, params = document.get("model"), document.get("params", {})
         if not all(message["role"] in _ROLES and isinstance(message["content"], str) for message in messages):

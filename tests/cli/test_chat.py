@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -123,12 +124,13 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(TEXT, inner, max_size=2),
     max_leaves=4,
 )
+OWN_FIELDS = {"messages", "model", "stream", "session_id"}
 CONVERSATIONS = st.builds(
     Conversation,
     model=st.none() | TEXT,
     system=st.none() | TEXT.filter(bool),
     turns=st.lists(st.builds(dict, role=st.sampled_from(["user", "assistant"]), content=TEXT), max_size=4),
-    params=st.dictionaries(TEXT.filter(lambda name: name not in {"messages", "model", "stream"}), JSON, max_size=3),
+    params=st.dictionaries(TEXT.filter(lambda name: name not in OWN_FIELDS), JSON, max_size=3),
 )
 
 
@@ -139,7 +141,14 @@ def test_a_saved_conversation_comes_back(tmp_path_factory: Any, conversation: Co
     assert Conversation.load(path) == conversation
 
 
-@given(st.binary(max_size=60) | JSON.map(lambda value: __import__("json").dumps(value).encode()))
+def has_no_messages(value: object) -> bool:
+    return not (isinstance(value, dict) and isinstance(value.get("messages"), list))
+
+
+@given(st.binary(max_size=60) | JSON.filter(has_no_messages).map(lambda value: json.dumps(value).encode()))
+@example(b'{"messages": ""}')
+@example(b'{"messages": {}}')
+@example(b'{"messages": [{}]}')
 def test_junk_is_no_conversation(tmp_path_factory: Any, content: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "junk.json"
     path.write_bytes(content)
