@@ -203,7 +203,7 @@ def _split_list(value: Text) -> Any:  # noqa: ANN401
     if text.startswith("["):
         try:
             return tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:  # too deep, or numbers of too many digits
             message = f"is not a list: {error}"
             raise UnfitError(message) from None
     return [Text(item.strip()) for item in text.split(",")] if text else []

@@ -218,9 +218,11 @@ def _parse_key(key: str) -> list[str] | None:
     path: list[str] = []
     rest: Any = table
     while isinstance(rest, dict):
-        name, rest = next(iter(rest.items()))
+        if len(rest) != 1:
+            return None  # a comment took the place of the name or of the value
+        [(name, rest)] = rest.items()
         path.append(name)
-    return path
+    return path if rest == 0 else None
 
 
 def _put(layers: Layers, path: Sequence[str], value: Text | list[str], origin: Origin, problems: list[str]) -> None:

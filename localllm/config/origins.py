@@ -75,7 +75,7 @@ def nearest_line(lines: dict[str, int], path: str) -> int | None:
 def _parse(text: str) -> dict[str, Any] | None:
     try:
         return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return None
 
 

@@ -214,7 +214,15 @@ def test_variables_of_the_tests_and_of_others_are_left_alone(tmp_path: Path) -> 
     assert load(tmp_path, "", LOCALLLM_TEST_FULL="1", LOCALLLM_CONFIG="x", LOCALLLAMA="1", HOME="/") == load(tmp_path)
 
 
-@pytest.mark.parametrize("flag", ["server.port", "=1", "server..port=1", "a b=1", "x\ny=1"])
+@pytest.mark.parametrize("value", ["[" * 3000, f"[{'1' * 5000}]", "[1"])
+def test_a_list_that_is_none_is_a_fault_of_the_variable(tmp_path: Path, value: str) -> None:
+    [problem] = problems(tmp_path, "", LOCALLLM_API_KEYS=value)
+    assert problem.startswith("LOCALLLM_API_KEYS (server.api_keys): must be a list of strings")
+
+
+@pytest.mark.parametrize(
+    "flag", ["server.port", "=1", "server..port=1", "a b=1", "x\ny=1", "#=1", "[a]#=1", "[[a]]#=1", "[a]\tb=1"]
+)
 def test_a_flag_without_key_or_value_is_refused(tmp_path: Path, flag: str) -> None:
     assert "give it as section.key=value" in problems(tmp_path, "", flag)[0]
 

@@ -163,3 +163,7 @@ def test_lines_of_nested_and_inline_and_multiline_values() -> None:
         "x.y.z.last": 11,
     }
     assert "not.a.table" not in numbers
+
+
+def test_what_can_not_be_read_ends_the_lines() -> None:
+    assert line_numbers(f"a = 1\nb = {'1' * 5000}\nc = 1") == {"a": 1}

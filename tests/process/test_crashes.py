@@ -52,7 +52,7 @@ def test_a_crash_in_mid_stream_names_its_cause_and_the_next_request_reloads(
     run_both: Run, tmp_path: Path, how: str, detail: dict[str, Any], words: str
 ) -> None:
     settings = {
-        "crash_after_steps": SELF_TEST_STEPS + 15,
+        "crash_after_steps": SELF_TEST_STEPS + 50,
         "step_delay_seconds": 0.02,
         "crash_signal": how,
         "last_words": "GGML_ASSERT(it was told to)",
