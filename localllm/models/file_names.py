@@ -8,7 +8,7 @@ import unicodedata
 MAX_NAME_CHARACTERS = 1024
 """Names in requests that are longer are those of no model; the longest file names have 255 characters."""
 
-PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})$")
+PART = re.compile(r"(?P<stem>.+)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\Z")
 """A part's file name without ".gguf", as llama.cpp's gguf-split gives it."""
 
 _QUANTISATION = re.compile(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,15 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Run every command in an empty folder."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def nobody_serves(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Keep away from a server that may run on this machine: the port is taken, but nobody listens there."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("LOCALLLM_SERVER_PORT", str(taken.getsockname()[1]))
+        yield
 
 
 @pytest.fixture

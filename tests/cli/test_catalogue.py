@@ -13,6 +13,8 @@ from localllm.cli import app
 from tests.cli.kit import run
 from tests.models.raw_gguf import ARRAY, STRING, RawGguf, architecture
 
+pytestmark = pytest.mark.usefixtures("nobody_serves")
+
 
 def document(*arguments: str) -> Any:
     return json.loads(run("models", *arguments, "--json").stdout)

@@ -115,6 +115,7 @@ def test_plugins_are_listed() -> None:
     assert ["llama_cpp", "no"] in [line.split()[:2] for line in lines[3:]]
 
 
+@pytest.mark.usefixtures("nobody_serves")
 def test_models_are_listed_with_what_counts(home: Path) -> None:
     RawGguf().write(home / "models" / "chat" / "tiny.gguf")
     architecture("bert").write(home / "models" / "embedding" / "encoder.gguf")
@@ -124,10 +125,12 @@ def test_models_are_listed_with_what_counts(home: Path) -> None:
     assert lines[2].split()[:6] == ["tiny", "*", "chat", "Q8_0", "128", "1.1"]
 
 
+@pytest.mark.usefixtures("nobody_serves")
 def test_an_empty_list_says_where_models_go(home: Path) -> None:
     assert f"put a GGUF file into {home}/models/chat" in run("models", "list").stderr
 
 
+@pytest.mark.usefixtures("nobody_serves")
 def test_a_model_is_shown(home: Path) -> None:
     RawGguf().write(home / "models" / "chat" / "tiny.gguf")
     output = run("models", "show", "tiny.gguf", "--set", "plugin.llama_cpp.parallel=7").output
@@ -135,6 +138,7 @@ def test_a_model_is_shown(home: Path) -> None:
     assert (facts["id"], facts["arch"], facts["settings.parallel"]) == ("tiny", "llama", "7")
 
 
+@pytest.mark.usefixtures("nobody_serves")
 def test_an_unknown_model_is_answered_with_the_known_ones(home: Path) -> None:
     RawGguf().write(home / "models" / "chat" / "tiny.gguf")
     assert "There is no model 'big'. Known models: tiny." in run("models", "show", "big", code=2).stderr

@@ -18,6 +18,8 @@ from localllm.contract.fetch import PullProgress, PullStatus
 from tests.cli.kit import run
 from tests.models.fetch.kit import Handler, Request, breaking_off, good, in_turn, model_bytes, serving, sha256
 
+pytestmark = pytest.mark.usefixtures("nobody_serves")
+
 DATA = model_bytes(8)
 
 

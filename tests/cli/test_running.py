@@ -78,10 +78,11 @@ def test_exit_codes_of_failures(command: list[str], stub: Stub) -> None:
     assert "no such thing" in run(*command, "--url", stub.url, code=1).stderr
     assert "is no address of a server" in run(*command, "--url", "ftp://x", code=2).stderr
     assert "server.port: must be at most" in run(*command, "--set", "server.port=70000", code=2).stderr
-    with socket.create_server(("127.0.0.1", 0)) as free:
+    with socket.socket() as free:  # taken, but nobody listens
+        free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    sentence = f"no server answers at http://127.0.0.1:{port}; start one with `localllm serve`"
-    assert sentence in run(*command, "--set", f"server.port={port}", code=3).stderr
+        sentence = f"no server answers at http://127.0.0.1:{port}; start one with `localllm serve`"
+        assert sentence in run(*command, "--set", f"server.port={port}", code=3).stderr
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[1]", b"\xff", b""])

@@ -14,13 +14,15 @@ from localllm.contract.model import ModelDefinition, ModelKind, ModelSpec
 from localllm.models import headers
 from localllm.models.catalog import Catalog, CatalogOptions
 from localllm.models.fetch.store import Store as PullStore
+from tests.models.clock import Clock
 from tests.models.raw_gguf import STRING, U32, RawGguf, Tensor, architecture
 
 CLASSIFIER = [Tensor(), Tensor("cls.weight", offset=512)]
 
 
-def catalog(directory: Path, **options: Any) -> Catalog:
-    return Catalog(CatalogOptions(**{"directory": directory, "backend": "engine", "look_seconds": 0, **options}))
+def catalog(directory: Path, clock: Clock | None = None, **options: Any) -> Catalog:
+    options = {"directory": directory, "backend": "engine", "look_seconds": 0, **options}
+    return Catalog(CatalogOptions(**options), clock or Clock())
 
 
 def ids(found: Catalog) -> list[str]:
@@ -431,10 +433,12 @@ def test_headers_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     real = headers.read_header
     monkeypatch.setattr(headers, "read_header", lambda path: reads.append(path) or real(path))
     first = RawGguf().write(tmp_path / "chat" / "a.gguf")
-    found = catalog(tmp_path)
+    clock = Clock()
+    found = catalog(tmp_path, clock)
     for _ in range(3):
         found.resolve("a")
     second = RawGguf().write(tmp_path / "chat" / "b.gguf")
+    clock.settle()
     assert ids(found) == ["a", "b"]
     assert reads == [first, second]
 
@@ -483,9 +487,11 @@ def test_the_header_of_a_file_that_is_being_copied_is_read_once(
     other = RawGguf(tensors=[Tensor("other_embd.weight")]).write(tmp_path / "other.bin").read_bytes()
     path = tmp_path / "chat" / "big.gguf"
     path.parent.mkdir()
-    found = catalog(tmp_path)
+    clock = Clock()
+    found = catalog(tmp_path, clock)
     for n_bytes in range(len(whole) - 20, len(whole)):
         path.write_bytes(whole[:n_bytes])
+        clock.settle()
         assert ids(found) == []
     assert n_reads == 1
     path.write_bytes(whole)

@@ -17,14 +17,15 @@ from localllm.contract.model import ModelDefinition, ModelKind
 from localllm.models.catalog import Catalog, CatalogOptions
 from localllm.models.ollama_store import DIGEST
 from localllm.models.stores import Store, find_stores
+from tests.models.clock import Clock
 from tests.models.raw_gguf import STRING, U32, RawGguf, architecture
 
 MODEL_LAYER = "application/vnd.ollama.image.model"
 
 
-def catalog(*stores: Store, directory: Path | None = None, **options: Any) -> Catalog:
-    nowhere = Path("/nowhere")
-    return Catalog(CatalogOptions(directory or nowhere, "engine", stores=stores, look_seconds=0, **options))
+def catalog(*stores: Store, directory: Path | None = None, clock: Clock | None = None, **options: Any) -> Catalog:
+    options = {"directory": directory or Path("/nowhere"), "stores": stores, "look_seconds": 0, **options}
+    return Catalog(CatalogOptions(backend="engine", **options), clock or Clock())
 
 
 def ids(found: Catalog) -> list[str]:
@@ -120,9 +121,11 @@ def test_the_hugging_face_cache(hub: Hub) -> None:
 def test_only_the_current_revision_counts(hub: Hub) -> None:
     hub.add("org/name", "old-Q8_0.gguf", revision="b" * 40)
     hub.add("org/name", "new-Q4_0.gguf", revision="c" * 40)
-    found = catalog(hub.store)
+    clock = Clock()
+    found = catalog(hub.store, clock=clock)
     assert ids(found) == ["org/name:Q4_0"]
     hub.use("org/name", "b" * 40)
+    clock.settle()
     assert ids(found) == ["org/name:Q8_0"], "noticed without a restart"
 
 
@@ -158,11 +161,14 @@ def test_files_of_one_quantisation_keep_apart(hub: Hub) -> None:
 
 
 def test_a_model_that_is_fetched_while_the_server_runs(hub: Hub) -> None:
-    found = catalog(hub.store)
+    clock = Clock()
+    found = catalog(hub.store, clock=clock)
     assert ids(found) == []
     link = hub.add("org/name", "m-Q8_0.gguf")
+    clock.settle()
     assert ids(found) == ["org/name:Q8_0"]
     link.unlink()
+    clock.settle()
     assert ids(found) == []
 
 
@@ -359,12 +365,15 @@ def test_a_path_is_listed_as_what_it_is(tmp_path: Path, layout: str) -> None:
 
 def test_a_folder_that_turns_out_to_be_a_store_later(tmp_path: Path) -> None:
     root = tmp_path / "store"
-    found = catalog(*find_stores([str(root)], {}, Path("/base")))
+    clock = Clock()
+    found = catalog(*find_stores([str(root)], {}, Path("/base")), clock=clock)
     assert ids(found) == []
     assert "is no folder" in found.problems[0]
     (root / "org" / "name").mkdir(parents=True)
+    clock.settle()
     assert (ids(found), found.problems) == ([], ())
     RawGguf().write(root / "org" / "name" / "m-Q8_0.gguf")
+    clock.settle()
     assert ids(found) == ["org/name:Q8_0"]
 
 

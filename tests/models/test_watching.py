@@ -13,18 +13,8 @@ from localllm.models import headers, listing
 from localllm.models.catalog import Catalog, CatalogOptions
 from localllm.models.headers import stamp
 from localllm.models.stores import Store
+from tests.models.clock import Clock
 from tests.models.raw_gguf import STRING, RawGguf, architecture
-
-
-class Clock:
-    """Stands still until it is told to go on. Each look at it may take some time."""
-
-    def __init__(self, tick: float = 0.0) -> None:
-        self.now, self.tick = 100.0, tick
-
-    def __call__(self) -> float:
-        self.now += self.tick
-        return self.now
 
 
 @pytest.fixture
@@ -73,6 +63,9 @@ def test_the_disk_is_looked_at_again_after_a_moment(tmp_path: Path, stats: list[
         found.specs(), found.default, found.problems
     assert stats == []
     clock.now += 0.2
+    ids(found)
+    assert stats != []
+    clock.settle()
     assert "m" in ids(found)
 
 
@@ -156,7 +149,7 @@ def test_a_change_within_one_tick_of_the_file_systems_clock(tmp_path: Path) -> N
     before = (tmp_path / "chat").stat()
     RawGguf().write(tmp_path / "chat" / "b.gguf")
     os.utime(tmp_path / "chat", ns=(before.st_atime_ns, before.st_mtime_ns))
-    clock.now += listing.SETTLE_SECONDS
+    clock.settle()
     assert ids(found) == ["a", "b"]
 
 

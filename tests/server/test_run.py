@@ -82,7 +82,7 @@ def test_start_serve_stop(tmp_path: Path, number: signal.Signals) -> None:
 
 def test_sigterm_says_goodbye_to_open_streams(tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with server(tmp_path, shutdown_seconds=0.3) as process:
+        async with server(tmp_path, shutdown_seconds=2) as process:
             at, raw = await stream(process)
             process.send_signal(signal.SIGTERM)
             late = await Raw.connect(at)  # type: ignore[arg-type]

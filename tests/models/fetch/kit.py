@@ -8,6 +8,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -201,6 +202,7 @@ class Pulling:
     )
     free_bytes: int = 1 << 40
     dialer: Callable[..., Dialer] = Dialer
+    clock: Callable[[], float] = time.monotonic
     pauses: list[float] = field(default_factory=list)
     seen: list[PullProgress] = field(default_factory=list)
     trusted: tuple[str, ...] = ()
@@ -211,7 +213,7 @@ class Pulling:
         source = changes.pop("source", "test:model")
         job = PullJob(source, "model", "nowhere:make", str(self.directory), model_id=model_id, policy=policy, **changes)
         resolution = Resolution(files, "test:model@1", trusted_origins=self.trusted)
-        world = World(free_bytes=lambda _: self.free_bytes, sleep=self.pauses.append, dialer=self.dialer)
+        world = World(lambda _: self.free_bytes, self.clock, self.pauses.append, self.dialer)
         return run_pull(job, self.seen.append, source=ListedSource(resolution), world=world)
 
     def pull(
