@@ -195,10 +195,11 @@ def _window(architecture: str, find: Lookup) -> int:
 
 def _windowed(architecture: str, find: Lookup, n_layer: int) -> list[bool]:
     """Return which layers see a window only: the file says it of each, or how many lie between those that see all."""
-    pattern = find("attention.sliding_window_pattern")
+    key = "attention.sliding_window_pattern"
+    pattern = find(key)
     if isinstance(pattern, Sequence):
         return [bool(is_windowed) for is_windowed in (*pattern, *[False] * n_layer)[:n_layer]]
-    period = int(pattern) if pattern else WINDOW_PERIODS.get(architecture, 1)
+    period = _size(pattern, key) if pattern else WINDOW_PERIODS.get(architecture, 1)
     return [period > 1 and index % period < period - 1 for index in range(n_layer)]
 
 

@@ -109,7 +109,7 @@ def append_turn(
     connection: sqlite3.Connection, owner: str, session_id: str, turn: Turn, *, after: int, now: float
 ) -> Session:
     """Append one turn. Raises ``SessionConflictError`` when there are not ``after`` messages."""
-    row = _find(connection, owner, session_id)
+    row = _find_whole(connection, owner, session_id)
     if after != row.session.n_messages:
         message = (
             f"The session has {row.session.n_messages} messages, not {after}: it went on in the meantime. Read what "
@@ -128,7 +128,7 @@ def read_messages(
     connection: sqlite3.Connection, owner: str, session_id: str, *, limit: int, start: int
 ) -> list[StoredMessage]:
     """Return messages in order, from number ``start`` on."""
-    n_messages = _find(connection, owner, session_id).session.n_messages
+    n_messages = _find_whole(connection, owner, session_id).session.n_messages
     return _messages(connection, owner, session_id, min(start, n_messages), min(start + limit, n_messages))
 
 
@@ -139,7 +139,7 @@ def read_recent(
 
     Reads backwards, and bodies only of what is returned: what lies further back costs nothing.
     """
-    row = _find(connection, owner, session_id)
+    row = _find_whole(connection, owner, session_id)
     first = _first_that_fits(connection, owner, session_id, max_bytes, max_messages)
     if first is None:
         return []
@@ -263,6 +263,17 @@ def _next_use(connection: sqlite3.Connection, owner: str) -> int:
 
 def _n_bytes(*texts: str) -> int:
     return sum(len(text.encode()) for text in texts)
+
+
+def _find_whole(connection: sqlite3.Connection, owner: str, session_id: str) -> _Row:
+    """Return a session that counts as many messages as there are: none is overlooked, none written in its place."""
+    row = _find(connection, owner, session_id)
+    [last] = connection.execute(
+        "SELECT max(number) FROM messages WHERE owner = ? AND session_id = ?", (owner, session_id)
+    ).fetchone()
+    if row.session.n_messages != (0 if last is None else last + 1):
+        raise broken()
+    return row
 
 
 def _find(connection: sqlite3.Connection, owner: str, session_id: str) -> _Row:

@@ -371,7 +371,7 @@ def _reference_seconds() -> float:
     """Return how long this machine takes just now for work that takes 20 ms where the promise was made."""
     began = time.thread_time()
     total = 0
-    for number in range(250_000):
+    for number in range(500_000):
         total += number % 7
     assert total > 0
     return time.thread_time() - began

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import numpy as np
 from llguidance import LLTokenizer
 
 from localllm import InvalidRequestError, Sampled, SamplingParams
@@ -20,6 +21,13 @@ END = 319
 CONTROL = 257  # special, and shown as nothing
 MARKER = 258  # special, and shown as "<mark>"
 VOCABULARY = VocabularyFacts(N_VOCAB, frozenset({END, END - 1}), suppressed=frozenset({5}))
+
+
+def distinct_logits(seed: int | np.integer[Any], size: int, spread: float) -> np.ndarray:
+    """Return a row of logits of which no two are equal: equal ones are equally right in any order."""
+    rng = np.random.default_rng(seed)
+    values = np.unique((rng.standard_normal(2 * size) * spread).astype(np.float32))
+    return rng.permutation(values)[:size]
 
 
 class ByteTexts:

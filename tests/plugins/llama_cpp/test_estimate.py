@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from localllm import LoadRequest, MemoryUse, Mode, ModelInfo, ModelSpec
@@ -151,7 +151,12 @@ keys = st.sampled_from(
 architectures = st.sampled_from(["llama", "mamba", "jamba", "gemma3", "qwen3next", "bert", "deepseek2", "x"])
 
 
-@given(architectures, st.dictionaries(keys, st.one_of(numbers, st.lists(numbers, max_size=8).map(tuple))))
+usual_headers = st.fixed_dictionaries({"block_count": st.integers(1, 8), "embedding_length": st.just(64)})
+odd_headers = st.dictionaries(keys, st.one_of(numbers, st.lists(numbers, max_size=8).map(tuple)))
+
+
+@given(architectures, odd_headers | st.builds(dict.__or__, usual_headers, odd_headers))
+@example("llama", {"block_count": 1, "embedding_length": 1, "attention.sliding_window_pattern": float("inf")})
 def test_no_header_breaks_the_estimate(architecture: str, header: dict[str, object]) -> None:
     spec = ModelSpec("model", "llama_cpp", meta={"arch": architecture, "size": 100, "hyperparameters": header})
     for mode in Mode:

@@ -16,7 +16,7 @@ from localllm import SamplingParams
 from localllm_llama_cpp.chain import Candidates, Chain, ChainParams
 from localllm_llama_cpp.sampler_factory import VocabularyFacts
 from localllm_llama_cpp.sampling import ChoiceSampler
-from tests.plugins.llama_cpp.sampler_kit import factory
+from tests.plugins.llama_cpp.sampler_kit import distinct_logits, factory
 
 SIZES = (320, 5003, 32_000)
 ROOM = {size: Candidates(size) for size in SIZES}
@@ -29,7 +29,7 @@ chain_params = st.builds(
     min_p=st.sampled_from([0.0, 0.05, 0.9, 1.0]),
 )
 rows = st.builds(
-    lambda seed, size, spread: (np.random.default_rng(seed).standard_normal(size) * spread).astype(np.float32),
+    distinct_logits,
     seed=st.integers(0, 2**32 - 1),
     size=st.sampled_from(SIZES),
     spread=st.sampled_from([0.1, 1.0, 4.0]),
@@ -77,7 +77,6 @@ def sampler(params: ChainParams, seed: int, n_vocab: int, **sampling: Any) -> Ch
 
 @given(rows, chain_params, draw_seeds)
 def test_the_same_token_the_same_candidates_the_same_probabilities(row, params, seed):
-    assume(len(np.unique(row)) == len(row))  # equal logits are equally right in any order
     reference, ours = Reference(params, seed), sampler(params, seed, len(row))
     before = row.copy()
     for _ in range(3):
@@ -100,7 +99,6 @@ def test_the_same_token_the_same_candidates_the_same_probabilities(row, params, 
     st.lists(st.integers(0, 319), max_size=100),
 )
 def test_penalties_are_those_of_llama_cpp(row, params, seed, repeat, frequency, presence, last_n, prompt):
-    assume(len(np.unique(row)) == len(row))
     penalties = lib.llama_sampler_init_penalties(len(row), last_n, repeat, frequency, presence)
     for token in prompt:
         lib.llama_sampler_accept(penalties, token)
@@ -128,6 +126,8 @@ def test_penalties_are_those_of_llama_cpp(row, params, seed, repeat, frequency, 
             assert all(found.get(near, survivors.get(near)) <= min(survivors.values()) * 1.001 for near in edge)
             break
         assert found == pytest.approx(survivors, abs=1e-5)
+        if len(set(survivors.values())) < len(survivors):
+            break  # a penalty made two equal, and equal logits are equally right in any order
         assert got == token
     reference.close()
     ours.close()
@@ -135,10 +135,10 @@ def test_penalties_are_those_of_llama_cpp(row, params, seed, repeat, frequency, 
 
 @given(rows, draw_seeds)
 def test_a_bias_is_added_before_everything_else(row, seed):
-    assume(len(np.unique(row)) == len(row))
     params = ChainParams(0.8, 40, 0.95, 0.05)
     biased = row.copy()
     biased[[3, 300]] += np.float32(7.5), np.float32(-2.0)
+    assume(len(np.unique(biased)) == len(biased))
     reference = Reference(params, seed)
     ours = sampler(params, seed, len(row), logit_bias=((3, 7.5), (300, -2.0)))
     assert ours.draw(row, ROOM[len(row)]) == reference.draw(biased)[0]

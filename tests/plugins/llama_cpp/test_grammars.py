@@ -228,10 +228,10 @@ class Slow:
 
     def __init__(self) -> None:
         self.go_on = threading.Event()
-        self.n_begun = 0
+        self.begun = threading.Semaphore(0)
 
     def __call__(self, text: str) -> Any:
-        self.n_begun += 1
+        self.begun.release()
         self.go_on.wait(30)
         raise RuntimeError("nobody waits for this")
 
@@ -241,9 +241,10 @@ def test_a_compilation_that_takes_too_long_is_given_up():
     grammars = byte_grammars(build=slow, compile_seconds=0.05)
     for number in range(3):
         assert "takes more than 0.05 s to compile" in refusal(Constraint("regex", str(number)), grammars).message
+        assert slow.begun.acquire(timeout=20)
     with pytest.raises(UnavailableError, match="try again later"):  # no more than three at a time
         grammars.compile(Constraint("regex", "4"))
-    assert slow.n_begun == 3
+    assert not slow.begun.acquire(timeout=0.1)
     slow.go_on.set()
 
 

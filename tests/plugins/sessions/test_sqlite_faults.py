@@ -223,6 +223,27 @@ def test_flipped_bits_are_refused_or_do_no_harm(path: Path, part: int) -> None:
     assert {"refused", "whole"} <= set(outcomes)
 
 
+@pytest.mark.parametrize("n_messages", [0, -1, 1, 3, 5, 2**40])
+def test_a_session_that_miscounts_its_messages_hides_none_and_takes_none(path: Path, n_messages: int) -> None:
+    async def run() -> None:
+        async with opened(path) as store:
+            session = await store.create("me", turns=[exchange(0), exchange(1)])
+            with other_program(path) as other:
+                other.execute("UPDATE sessions SET n_messages = ?", (n_messages,))
+            for using in (
+                store.messages("me", session.id, limit=10),
+                store.recent("me", session.id, max_bytes=10**6),
+                store.append("me", session.id, exchange(2), after=n_messages),
+            ):
+                with pytest.raises(SessionStoreUnavailableError, match="is damaged"):
+                    await using
+            with other_program(path) as other:
+                other.execute("UPDATE sessions SET n_messages = 4")
+            assert len(await store.messages("me", session.id, limit=10)) == 4
+
+    asyncio.run(run())
+
+
 async def _use(path: Path, session: Session) -> str:
     try:
         async with opened(path) as store:
