@@ -199,7 +199,7 @@ def _windowed(architecture: str, find: Lookup, n_layer: int) -> list[bool]:
     pattern = find(key)
     if isinstance(pattern, Sequence):
         return [bool(is_windowed) for is_windowed in (*pattern, *[False] * n_layer)[:n_layer]]
-    period = _size(pattern, key) if pattern else WINDOW_PERIODS.get(architecture, 1)
+    period = _number(find, key) or WINDOW_PERIODS.get(architecture, 1)
     return [period > 1 and index % period < period - 1 for index in range(n_layer)]
 
 

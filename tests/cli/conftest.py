@@ -19,12 +19,17 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def nobody_serves(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Keep away from a server that may run on this machine: the port is taken, but nobody listens there."""
+def silent_port() -> Iterator[int]:
+    """A port that is taken, but on which nobody listens."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("LOCALLLM_SERVER_PORT", str(taken.getsockname()[1]))
-        yield
+        yield taken.getsockname()[1]
+
+
+@pytest.fixture
+def nobody_serves(silent_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep away from a server that may run on this machine."""
+    monkeypatch.setenv("LOCALLLM_SERVER_PORT", str(silent_port))
 
 
 @pytest.fixture

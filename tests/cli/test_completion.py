@@ -24,10 +24,10 @@ MODELS: list[dict[str, Any]] = [
 
 
 @pytest.fixture(autouse=True)
-def home(home: Path) -> Path:
+def home(home: Path, silent_port: int) -> Path:
     """A folder with one model and no server."""
     write_tiny_llama(home / "models" / "chat" / "local.gguf")
-    config = f'[server]\nport = {closed_port()}\n[models.define.local]\naliases = ["loud"]\n'
+    config = f'[server]\nport = {silent_port}\n[models.define.local]\naliases = ["loud"]\n'
     (home / "localllm.toml").write_text(config, encoding="utf-8")
     return home
 
@@ -36,13 +36,6 @@ def home(home: Path) -> Path:
 def stub(stub: Stub) -> Stub:
     stub.answers["GET /v1/models"] = 200, {"data": MODELS}
     return stub
-
-
-def closed_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 def offered(*words: str) -> list[str]:
@@ -101,8 +94,8 @@ def test_a_server_that_never_answers_is_not_waited_for() -> None:
 @pytest.mark.parametrize(
     "config", ["port = [", "[server]\nport = 'x'", "[server]\nport = PORT\n[models]\nbackend = 'none'"]
 )
-def test_a_wrong_configuration_offers_nothing(home: Path, config: str) -> None:
-    text = config.replace("PORT", str(closed_port()))  # where no server runs that would know of models
+def test_a_wrong_configuration_offers_nothing(home: Path, silent_port: int, config: str) -> None:
+    text = config.replace("PORT", str(silent_port))  # where no server runs that would know of models
     (home / "localllm.toml").write_text(text, encoding="utf-8")
     assert offered("models", "show", "") == []
     assert offered("models", "load", "--config", "missing.toml", "") == []

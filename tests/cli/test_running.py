@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -73,16 +72,13 @@ def test_reload_prints_keys(stub: Stub) -> None:
 
 
 @pytest.mark.parametrize("command", [["models", "ps"], ["models", "load", "x"], ["models", "unload", "x"], ["reload"]])
-def test_exit_codes_of_failures(command: list[str], stub: Stub) -> None:
+def test_exit_codes_of_failures(command: list[str], stub: Stub, silent_port: int) -> None:
     stub.answers.clear()
     assert "no such thing" in run(*command, "--url", stub.url, code=1).stderr
     assert "is no address of a server" in run(*command, "--url", "ftp://x", code=2).stderr
     assert "server.port: must be at most" in run(*command, "--set", "server.port=70000", code=2).stderr
-    with socket.socket() as free:  # taken, but nobody listens
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        sentence = f"no server answers at http://127.0.0.1:{port}; start one with `localllm serve`"
-        assert sentence in run(*command, "--set", f"server.port={port}", code=3).stderr
+    sentence = f"no server answers at http://127.0.0.1:{silent_port}; start one with `localllm serve`"
+    assert sentence in run(*command, "--set", f"server.port={silent_port}", code=3).stderr
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[1]", b"\xff", b""])

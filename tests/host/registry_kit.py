@@ -188,11 +188,5 @@ class Use:
         await self.task
 
 
-async def settle() -> None:
-    """Let everything run that can run without the outside."""
-    for _ in range(20):
-        await asyncio.sleep(0)
-
-
 Scenario = Callable[[World], Coroutine[Any, Any, None]]
 Play = Callable[..., None]

@@ -10,7 +10,8 @@ from localllm.contract.errors import ModelLoadError, ModelTooLargeError, Unavail
 from localllm.contract.events import ModelLoaded
 from localllm.contract.model import Mode
 from localllm.host.states import ModelState
-from tests.host.registry_kit import GENERATE, Play, World, settle
+from tests.event_loop import settle
+from tests.host.registry_kit import GENERATE, Play, World
 
 
 def test_a_busy_model_is_not_evicted_and_the_other_waits(play: Play) -> None:

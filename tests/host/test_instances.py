@@ -25,7 +25,8 @@ from localllm.host.instances import (
     wants_another,
 )
 from localllm.host.states import ModelState
-from tests.host.registry_kit import Play, Use, World, settle
+from tests.event_loop import settle
+from tests.host.registry_kit import Play, Use, World
 
 READY, LOADING, DRAINING = ModelState.READY, ModelState.LOADING, ModelState.DRAINING
 UNLOADED, FAILED = ModelState.UNLOADED, ModelState.FAILED

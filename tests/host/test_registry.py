@@ -21,7 +21,8 @@ from localllm.contract.events import ModelLoaded
 from localllm.contract.model import Mode, ModelKind
 from localllm.host.registry import ModelRegistry, RegistrySettings
 from localllm.host.states import ModelState
-from tests.host.registry_kit import GENERATE, NOTE, Models, Play, World, settle
+from tests.event_loop import settle
+from tests.host.registry_kit import GENERATE, NOTE, Models, Play, World
 
 
 def test_names_resolve_or_say_what_is_wrong(play: Play) -> None:

@@ -13,7 +13,8 @@ from localllm.contract.errors import LocalLLMError, ModelLoadError, ModelNotLoad
 from localllm.contract.events import ModelUnloaded
 from localllm.contract.model import MemoryUse, Mode
 from localllm.host.states import ModelState
-from tests.host.registry_kit import GENERATE, Play, World, settle
+from tests.event_loop import settle
+from tests.host.registry_kit import GENERATE, Play, World
 
 
 async def is_gone_after(world: World, seconds: float) -> bool:

@@ -13,7 +13,8 @@ from localllm.contract.errors import ModelBusyError, UnavailableError
 from localllm.contract.events import ModelLoaded, ModelUnloaded
 from localllm.contract.model import Mode
 from localllm.host.states import ModelState
-from tests.host.registry_kit import GENERATE, Play, RemoteClient, World, settle
+from tests.event_loop import settle
+from tests.host.registry_kit import GENERATE, Play, RemoteClient, World
 
 
 def test_idle_models_go_after_their_time_and_busy_ones_stay(play: Play) -> None:
@@ -124,10 +125,12 @@ def test_an_unload_that_is_not_done_in_time_is_refused_and_the_model_stays(play:
     async def scenario(world: World) -> None:
         stuck = world.use()
         await stuck.entered
-        unloading = asyncio.create_task(world.registry.unload("chat", deadline_seconds=0.2))
+        unloading = asyncio.create_task(world.registry.unload("chat", deadline_seconds=2))
         await settle()
-        late = world.use()  # the door is closed while it drains
-        with pytest.raises(ModelBusyError, match=r"1 requests in flight.*0\.2 seconds") as caught:
+        late = world.use()
+        await settle()
+        assert not late.entered.done(), "the door is closed while it drains"
+        with pytest.raises(ModelBusyError, match=r"1 requests in flight.*2 seconds") as caught:
             await unloading
         assert caught.value.detail == {"in_flight": 1}
         assert await late.entered is world.remote.clients[0], "and open again"

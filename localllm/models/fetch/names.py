@@ -9,7 +9,6 @@ from localllm.contract.errors import InvalidRequestError
 MAX_ID_CHARACTERS = 120
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_PART = re.compile(r"-\d{5}-of-\d{5}$")
 _RESERVED = frozenset({"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))})
 """Devices in every folder of Windows, whatever their suffix."""
 
@@ -40,11 +39,6 @@ def clean_stem(name: str) -> str:
         message = f"{last[:60]!r} does not make a file name here; give an id."
         raise InvalidRequestError(message, param="id")
     return stem
-
-
-def without_part(stem: str) -> str:
-    """Return the name that all parts of a split model share."""
-    return _PART.sub("", stem)
 
 
 def part_stem(stem: str, number: int, count: int) -> str:

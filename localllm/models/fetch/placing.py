@@ -15,9 +15,10 @@ from localllm.contract.fetch import FileRole, PulledFile, PullResult, RemoteFile
 from localllm.contract.model import ModelKind
 from localllm.models.discovery import kind_of
 from localllm.models.fetch.job import PullJob
-from localllm.models.fetch.names import check_model_id, clean_stem, part_stem, without_part
+from localllm.models.fetch.names import check_model_id, clean_stem, part_stem
 from localllm.models.fetch.part import BLOCK_BYTES
 from localllm.models.fetch.store import Store, is_in_place, sync_folder
+from localllm.models.file_names import model_stem
 from localllm.models.folders import FOLDERS
 from localllm.models.gguf import read_header
 from localllm.models.gguf_header import GgufHeader
@@ -60,7 +61,7 @@ def make_plan(job: PullJob, resolution: Resolution) -> Plan:
         message = f"{job.source[:200]} has no model file."
         raise InvalidRequestError(message, param="source")
     wanted = job.model_id or resolution.model_id
-    model_id = check_model_id(wanted) if wanted else without_part(clean_stem(models[0].name))
+    model_id = check_model_id(wanted) if wanted else model_stem(clean_stem(models[0].name))
     planned = [
         PlannedFile(file, f"{part_stem(model_id, number, len(models))}.gguf") for number, file in enumerate(models, 1)
     ]

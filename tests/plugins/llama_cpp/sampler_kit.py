@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import numpy as np
+from hypothesis import strategies as st
 from llguidance import LLTokenizer
 
 from localllm import InvalidRequestError, Sampled, SamplingParams
@@ -28,6 +29,16 @@ def distinct_logits(seed: int | np.integer[Any], size: int, spread: float) -> np
     rng = np.random.default_rng(seed)
     values = np.unique((rng.standard_normal(2 * size) * spread).astype(np.float32))
     return rng.permutation(values)[:size]
+
+
+SIZES = (320, 5003, 32_000)
+ROOM = {size: Candidates(size) for size in SIZES}
+rows = st.builds(
+    distinct_logits,
+    seed=st.integers(0, 2**32 - 1),
+    size=st.sampled_from(SIZES),
+    spread=st.sampled_from([0.1, 1.0, 4.0]),
+)
 
 
 class ByteTexts:

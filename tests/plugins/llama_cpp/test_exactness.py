@@ -13,13 +13,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from localllm import SamplingParams
-from localllm_llama_cpp.chain import Candidates, Chain, ChainParams
+from localllm_llama_cpp.chain import Chain, ChainParams
 from localllm_llama_cpp.sampler_factory import VocabularyFacts
 from localllm_llama_cpp.sampling import ChoiceSampler
-from tests.plugins.llama_cpp.sampler_kit import distinct_logits, factory
-
-SIZES = (320, 5003, 32_000)
-ROOM = {size: Candidates(size) for size in SIZES}
+from tests.plugins.llama_cpp.sampler_kit import ROOM, factory, rows
 
 chain_params = st.builds(
     ChainParams,
@@ -27,12 +24,6 @@ chain_params = st.builds(
     top_k=st.sampled_from([0, 1, 2, 40, 200, 100_000]),
     top_p=st.sampled_from([1.0, 0.95, 0.5, 0.0]),
     min_p=st.sampled_from([0.0, 0.05, 0.9, 1.0]),
-)
-rows = st.builds(
-    distinct_logits,
-    seed=st.integers(0, 2**32 - 1),
-    size=st.sampled_from(SIZES),
-    spread=st.sampled_from([0.1, 1.0, 4.0]),
 )
 draw_seeds = st.integers(0, 2**32 - 2)
 

@@ -14,21 +14,12 @@ from hypothesis import strategies as st
 
 from localllm import InvalidRequestError, SamplingParams
 from localllm.testing.tiny_model import write_tiny_llama
-from localllm_llama_cpp.chain import Candidates
 from localllm_llama_cpp.dry import DrySource
 from localllm_llama_cpp.sampler_factory import VocabularyFacts
-from tests.plugins.llama_cpp.sampler_kit import Drawing, distinct_logits, factory, request
+from tests.plugins.llama_cpp.sampler_kit import ROOM, Drawing, distinct_logits, factory, request, rows
 
-SIZES = (320, 5003, 32_000)
-ROOM = {size: Candidates(size) for size in SIZES}
 BREAKERS = ("\n", ":", '"', "*")
 
-rows = st.builds(
-    distinct_logits,
-    seed=st.integers(0, 2**32 - 1),
-    size=st.sampled_from(SIZES),
-    spread=st.sampled_from([0.1, 1.0, 4.0]),
-)
 draw_seeds = st.integers(0, 2**32 - 4)
 samplings = st.fixed_dictionaries(
     {

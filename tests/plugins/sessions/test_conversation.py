@@ -19,6 +19,7 @@ from localllm import (
     Turn,
 )
 from localllm.testing.app import serve_in_process
+from tests.event_loop import settle
 from tests.plugins.sessions.talk_kit import (
     ANSWER,
     CHAT,
@@ -507,8 +508,7 @@ def test_a_turn_that_is_being_kept_is_kept_whoever_leaves(tmp_path: Path) -> Non
             talk.store.writing.clear()
             await leave_while(asyncio.create_task(talk.ask("Two?")), talk.store.writing)
             last = asyncio.create_task(talk.say("Three?"))
-            for _ in range(20):
-                await asyncio.sleep(0)
+            await settle()
             assert len(talk.model.requests) == 2
             gate.set()
             await last

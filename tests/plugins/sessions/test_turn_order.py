@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 
 from localllm_sessions.ordering import MAX_WAITING
+from tests.event_loop import settle
 from tests.plugins.sessions.talk_kit import ANSWER, Talk, run, talking
 
 
@@ -17,8 +18,7 @@ async def hold_up(talk: Talk, n_waiting: int) -> tuple[asyncio.Event, list[async
     first = asyncio.create_task(talk.ask("first"))
     await talk.model.reached.wait()
     waiting = [asyncio.create_task(talk.ask(f"waits {number}")) for number in range(n_waiting)]
-    for _ in range(20):
-        await asyncio.sleep(0)
+    await settle()
     talk.model.gate = None
     return gate, [first, *waiting]
 
@@ -35,8 +35,7 @@ def test_who_goes_on_with_a_session_that_is_only_beginning_waits_too(tmp_path: P
             talk.model.gate = None
             other = Talk(talk.server, session_id=session_id)
             second = asyncio.create_task(other.say("Two?"))
-            for _ in range(20):
-                await asyncio.sleep(0)
+            await settle()
             gate.set()
             assert (await first)["session_id"] == session_id
             assert (await second)["session"]["messages"] == 2
