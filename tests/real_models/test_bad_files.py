@@ -90,7 +90,7 @@ def test_crafted_files_cost_their_own_requests_and_nothing_else(tmp_path: Path, 
         (models / "chat" / f"{name}.gguf").write_bytes(craft(good))
 
     def ask(model: str) -> httpx.Response:
-        body = {"model": model, "prompt": "Hi", "max_tokens": 2}
+        body = {"model": model, "prompt": "Hi", "max_tokens": 2, "temperature": 0}
         return client.post("/v1/completions", json=body)
 
     with running_server(tmp_path, models=models) as server, httpx.Client(base_url=server.url, timeout=55) as client:
